@@ -1,0 +1,145 @@
+"""One frame of the hub link <-> one `Message`: JSON text as Go writes and reads it. Pure: bytes in, bytes out.
+
+Links call it; nothing else turns a message into bytes. The content stays the raw JSON it arrived as. Frames
+as our halves and Go write them take a fast path; a frame with keys in other letter case, unknown keys or
+nulls takes a second, tolerant one, since Go reads all of these.
+
+Go: staging/src/github.com/kubeedge/viaduct/pkg/lane (JSON lane)
+"""
+
+from typing import Any
+
+import msgspec
+
+from edgehive.beehive.message import NULL, Header, Message, Route
+from edgehive.wire.link import ProtocolError
+
+#: Larger frames are refused in both directions.
+MAX_FRAME = 32 * 1024 * 1024
+#: Deeper JSON is refused, so that no reader of the content runs out of stack.
+MAX_DEPTH = 200
+
+
+class MessageTooLarge(ValueError):
+    """An own message does not fit into a frame; the link is unharmed."""
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True, rename={"id": "msg_id", "parent_id": "parent_msg_id"}):
+    id: str = ""
+    timestamp: int = 0
+    parent_id: str = ""
+    resourceversion: str = ""
+    sync: bool = False
+    type: str = ""
+
+
+class _Route(msgspec.Struct, forbid_unknown_fields=True):
+    source: str = ""
+    destination: str = ""
+    group: str = ""
+    operation: str = ""
+    resource: str = ""
+
+
+class _Frame(msgspec.Struct, forbid_unknown_fields=True):
+    header: _Header = msgspec.field(default_factory=_Header)
+    route: _Route = msgspec.field(default_factory=_Route)
+    content: msgspec.Raw = NULL
+
+
+_encoder = msgspec.json.Encoder()
+_frame_decoder = msgspec.json.Decoder(_Frame)
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+_STRUCTURE = b"[]{}"
+_NOT_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
+_ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
+
+
+def encode(message: Message) -> bytes:
+    """The frame for a message; raises MessageTooLarge."""
+    if not bytes(message.content):
+        message = Message(message.header, message.route)
+    frame = _encoder.encode(message)
+    if len(frame) > MAX_FRAME:
+        raise MessageTooLarge(
+            f"message {message.id} on {message.route.resource!r} is {len(frame)} bytes; a frame holds {MAX_FRAME}"
+        )
+    return frame
+
+
+def decode(frame: bytes) -> Message:
+    """The message in a frame; raises ProtocolError saying what is wrong with it."""
+    if len(frame) > MAX_FRAME:
+        raise ProtocolError(f"frame of {len(frame)} bytes; at most {MAX_FRAME} are accepted")
+    check_text(frame)
+    try:
+        return _message(_frame_decoder.decode(frame))
+    except msgspec.ValidationError:
+        return _message(_decode_tolerantly(frame))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"frame is not one JSON document: {error}") from error
+
+
+def check_text(frame: bytes) -> None:
+    """Refuse what is no UTF-8 or is nested too deeply."""
+    if not frame.isascii():
+        try:
+            frame.decode()
+        except UnicodeDecodeError as error:
+            raise ProtocolError(f"frame is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if frame.count(b"[") + frame.count(b"{") > MAX_DEPTH and depth_exceeds(frame, MAX_DEPTH):
+        raise ProtocolError(f"frame is nested more than {MAX_DEPTH} levels deep")
+
+
+def depth_exceeds(text: bytes, limit: int) -> bool:
+    """Whether JSON text nests deeper than `limit`; cheap, since only C-level passes over bytes are made."""
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside_strings = b"".join(text.split(b'"')[::2])
+    brackets = outside_strings.translate(_ONE_BRACKET, _NOT_STRUCTURE)
+    # Every pass peels the innermost pairs: as many passes as levels.
+    for _ in range(limit):
+        if not brackets:
+            return False
+        peeled = brackets.replace(b"[]", b"")
+        if len(peeled) == len(brackets):
+            return brackets.count(b"[") > limit
+        brackets = peeled
+    return bool(brackets)
+
+
+def _message(frame: _Frame) -> Message:
+    header, route = frame.header, frame.route
+    return Message(
+        Header(header.id, header.timestamp, header.parent_id, header.resourceversion, header.sync, header.type),
+        Route(route.source, route.destination, route.group, route.operation, route.resource),
+        frame.content,
+    )
+
+
+def _decode_tolerantly(frame: bytes) -> _Frame:
+    """wire: Go matches keys whatever their case, skips unknown ones and reads null as the zero value."""
+    try:
+        parts = _fold(_object_decoder.decode(frame), {"header", "route", "content"})
+        return _Frame(
+            header=_fill(_Header, parts.get("header")),
+            route=_fill(_Route, parts.get("route")),
+            content=parts.get("content", NULL),
+        )
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"frame is not a message: {error}") from error
+
+
+def _fill(struct: type[Any], part: msgspec.Raw | None) -> Any:
+    if part is None or part == NULL:
+        return struct()
+    names = {field.encode_name for field in msgspec.structs.fields(struct)}
+    folded = _fold(_object_decoder.decode(part), names)
+    given = {name: value for name, value in folded.items() if value != NULL}
+    return msgspec.json.decode(_encoder.encode(given), type=struct)
+
+
+def _fold(given: dict[str, msgspec.Raw], known: set[str]) -> dict[str, msgspec.Raw]:
+    """Keep known keys, in whatever case they came; the last one wins."""
+    return {key.lower(): value for key, value in given.items() if key.lower() in known}
