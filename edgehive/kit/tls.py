@@ -1,0 +1,238 @@
+"""Keys, certificates and SSL contexts: P-256 throughout, TLS 1.2 or later, the peer always verified.
+
+Bytes in and out are DER or PEM as the name says; private keys are SEC1 ("EC PRIVATE KEY"), as the Go halves
+write them. Nothing here reads the clock: whoever signs says from when and how long.
+"""
+
+import hashlib
+import ipaddress
+import ssl
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+#: Go lets certificates begin at once; clocks of edges differ, so ours begin a little earlier.
+BACKDATE = timedelta(minutes=5)
+
+SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
+CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
+
+#: TLS 1.2 suites of the hub; all need an ECDSA key. TLS 1.3 is not affected.
+ECDSA_CIPHERS = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate (DER) and its private key (SEC1 DER)."""
+
+    certificate: bytes
+    key: bytes
+
+    @property
+    def certificate_pem(self) -> bytes:
+        return certificate_pem(self.certificate)
+
+    @property
+    def key_pem(self) -> bytes:
+        return key_pem(self.key)
+
+
+def new_key() -> bytes:
+    """A fresh P-256 key, SEC1 DER."""
+    return _dump_key(ec.generate_private_key(ec.SECP256R1()))
+
+
+def load_key(der: bytes) -> ec.EllipticCurvePrivateKey:
+    """Read a SEC1 or PKCS#8 DER key; raises ValueError when it is no EC key."""
+    key = serialization.load_der_private_key(der, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the private key is not an elliptic-curve key; P-256 is needed")
+    return key
+
+
+def key_from_pem(pem: bytes) -> bytes:
+    """PEM to SEC1 DER; raises ValueError."""
+    key = serialization.load_pem_private_key(pem, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the private key is not an elliptic-curve key; P-256 is needed")
+    return _dump_key(key)
+
+
+def key_pem(der: bytes) -> bytes:
+    return load_key(der).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+
+
+def certificate_pem(der: bytes) -> bytes:
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def certificate_from_pem(pem: bytes) -> bytes:
+    """The first certificate of a PEM file as DER; raises ValueError."""
+    return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+
+
+def fingerprint(der: bytes) -> str:
+    """Lower-case hex SHA-256, as join tokens carry it."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def self_signed_ca(common_name: str, now: datetime, lifetime: timedelta, *, serial: int | None = None) -> KeyPair:
+    """A certificate authority of our own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    builder = (
+        _builder(name, name, key.public_key(), now, lifetime, serial)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([SERVER_AUTH, CLIENT_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return KeyPair(_der(builder.sign(key, hashes.SHA256())), _dump_key(key))
+
+
+def request(
+    key: bytes,
+    common_name: str,
+    organizations: Sequence[str] = (),
+    *,
+    country: str = "",
+    state: str = "",
+    city: str = "",
+) -> bytes:
+    """A PKCS#10 certificate request, DER."""
+    attributes = [(NameOID.COUNTRY_NAME, country)] if country else []
+    attributes += [(NameOID.ORGANIZATION_NAME, organization) for organization in organizations]
+    attributes += [
+        (oid, text) for oid, text in ((NameOID.LOCALITY_NAME, city), (NameOID.STATE_OR_PROVINCE_NAME, state)) if text
+    ]
+    attributes.append((NameOID.COMMON_NAME, common_name))
+    subject = x509.Name([x509.NameAttribute(oid, text) for oid, text in attributes])
+    signed = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(load_key(key), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.DER)
+
+
+def issue(
+    ca: KeyPair,
+    *,
+    public_key: ec.EllipticCurvePublicKey | None = None,
+    common_name: str,
+    organizations: Iterable[str] = (),
+    names: Iterable[str] = (),
+    usages: Sequence[x509.ObjectIdentifier] = (CLIENT_AUTH,),
+    now: datetime,
+    lifetime: timedelta,
+) -> KeyPair:
+    """A certificate signed by `ca`; `names` are DNS names and IP addresses. Without `public_key` a key is made too."""
+    key = None if public_key is not None else ec.generate_private_key(ec.SECP256R1())
+    public = public_key if key is None else key.public_key()
+    assert public is not None
+    authority = x509.load_der_x509_certificate(ca.certificate)
+    subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization) for organization in organizations]
+    subject.append(x509.NameAttribute(NameOID.COMMON_NAME, common_name))
+    builder = (
+        _builder(x509.Name(subject), authority.subject, public, now, lifetime, None)
+        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(load_key(ca.key).public_key()), critical=False
+        )
+    )
+    alternatives = [alternative_name(name) for name in names if name]
+    if alternatives:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    certificate = _der(builder.sign(load_key(ca.key), hashes.SHA256()))
+    return KeyPair(certificate, _dump_key(key) if key is not None else b"")
+
+
+def alternative_name(name: str) -> x509.GeneralName:
+    """An IP address where the text is one, else a DNS name."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def server_context(
+    certificate: Path, key: Path, *, client_ca: Path | None = None, client_certificate: str = "required"
+) -> ssl.SSLContext:
+    """A server's context. With `client_ca` the client's certificate is verified: "required" or "optional"."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED if client_certificate == "required" else ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(
+    ca: Path | str | bytes, *, certificate: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext:
+    """A client's context that trusts `ca` alone (a path, or PEM/DER content); host names are checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if isinstance(ca, Path):
+        context.load_verify_locations(cafile=ca)
+    else:
+        context.load_verify_locations(cadata=ca)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+def subject_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> tuple[str, tuple[str, ...]]:
+    """(common name, organizations) of a subject; "" and () where absent."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    organizations = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return (str(names[0].value) if names else "", tuple(str(entry.value) for entry in organizations))
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    now: datetime,
+    lifetime: timedelta,
+    serial: int | None,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(serial if serial is not None else x509.random_serial_number() >> 97)
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + lifetime)
+    )
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=True,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _dump_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.DER)
