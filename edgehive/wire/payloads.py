@@ -15,7 +15,7 @@ import msgspec
 
 from edgehive.api.document import Document
 from edgehive.api.meta import Status
-from edgehive.beehive.message import NULL, Message, raw
+from edgehive.beehive.message import NULL, Message, Route, raw
 from edgehive.wire import names
 from edgehive.wire.names import Group, Operation, Path, ResourceType, Source
 from edgehive.wire.resource import strip_node
@@ -237,6 +237,18 @@ def read_connection_notice(message: Message) -> bool | None:
     if message.route.resource != Path.CONNECTION:
         return None
     return {names.CLOUD_CONNECTED: True, names.CLOUD_DISCONNECTED: False}.get(_text(message))
+
+
+def control_answer(message: Message, *, timestamp: int) -> Message | None:
+    """The answer a link itself gives to `ping`, `pong` and `config`; None for every other message."""
+    if message.route.operation not in names.CONTROL_OPERATIONS:
+        return None
+    return message.reply(names.ACK, timestamp=timestamp)
+
+
+def is_empty(message: Message) -> bool:
+    """Whether this is the message without contents that a stopping Go edge sends last."""
+    return not message.id and message.route == Route()
 
 
 class NodeStatusRequest(msgspec.Struct, frozen=True, rename="pascal"):
