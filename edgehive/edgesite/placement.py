@@ -6,13 +6,14 @@ host ports, pod anti-affinity and affinity; it knows no volumes topology and nev
 Go: pkg/scheduler/framework/plugins
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgehive.api.core import Node, Pod, Taint, Toleration
-from edgehive.api.quantity import milli
+from edgehive.kube import quantity
 from edgehive.kube.selectors import labels_from_object
 
 #: What a container without requests counts for when nodes are compared (not when they are filtered).
@@ -61,7 +62,7 @@ def _requests(pod: Pod) -> dict[str, int]:
 
 
 def _milli(quantities: Mapping[str, str | int | float] | None) -> dict[str, int]:
-    return {name: milli(value) for name, value in (quantities or {}).items()}
+    return {name: math.ceil(quantity.parse(value) * 1000) for name, value in (quantities or {}).items()}
 
 
 @dataclass

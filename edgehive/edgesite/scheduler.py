@@ -126,9 +126,11 @@ class Scheduler:
             self._ready.pop(key, None)
             self._parked.pop(key, None)
             self._cluster.put(pod, pod.spec.node_name)
-        elif _ours(pod) and not self._cluster.holds(pod.metadata.uid):
-            if key not in self._parked or _respecified(change):
-                self._enqueue(key)
+        elif _ours(pod) and not self._cluster.holds(pod.metadata.uid) and self._is_news(key, change):
+            self._enqueue(key)
+
+    def _is_news(self, key: Key, change: Change) -> bool:
+        return key not in self._parked or _respecified(change)
 
     def _forget(self, key: Key, uid: str) -> None:
         self._cluster.remove(uid)
@@ -149,8 +151,7 @@ class Scheduler:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while (chosen := self._next()) is not None:
-                key, document, pod = chosen
+            for key, document, pod in self._batch():
                 try:
                     node = choose(pod, self._cluster.nodes())
                 except (Unschedulable, ValueError) as why:
@@ -161,22 +162,17 @@ class Scheduler:
                 self._cluster.put(pod, node)
                 group.create_task(self._bind(key, document, pod, node), name=f"scheduler: bind {key[0]}/{key[1]}")
 
-    def _next(self) -> tuple[Key, Document, Pod] | None:
-        """The pod whose turn it is: highest priority, then oldest; pods that went meanwhile are dropped."""
-        best: tuple[tuple[int, str], Key, Document, Pod] | None = None
-        for key in list(self._ready):
+    def _batch(self) -> list[tuple[Key, Document, Pod]]:
+        """Who waits, highest priority first, then oldest; pods that went or were bound meanwhile are dropped."""
+        keys, self._ready = list(self._ready), {}
+        batch: list[tuple[Key, Document, Pod]] = []
+        for key in keys:
             document = self._pods.get(key[1], key[0])
             pod = document.read(Pod) if document is not None else None
-            if document is None or pod is None or pod.spec.node_name or not _ours(pod):
-                del self._ready[key]
-                continue
-            rank = (-(pod.spec.priority or 0), pod.metadata.creation_timestamp or "")
-            if best is None or rank < best[0]:
-                best = (rank, key, document, pod)
-        if best is None:
-            return None
-        del self._ready[best[1]]
-        return best[1:]
+            if document is not None and pod is not None and not pod.spec.node_name and _ours(pod):
+                batch.append((key, document, pod))
+        batch.sort(key=lambda item: (-(item[2].spec.priority or 0), item[2].metadata.creation_timestamp or ""))
+        return batch
 
     async def _bind(self, key: Key, document: Document, pod: Pod, node: str) -> None:
         meta = pod.metadata
