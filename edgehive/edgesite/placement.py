@@ -137,10 +137,14 @@ def _unschedulable(pod: Pod, state: NodeState) -> list[str]:
 
 
 def _untolerated(pod: Pod, state: NodeState) -> list[str]:
-    for taint in state.node.spec.taints or ():
-        if taint.effect in ("NoSchedule", "NoExecute") and not tolerates(pod.spec.tolerations, taint):
-            return [f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}"]
-    return []
+    taints = untolerated(pod.spec.tolerations or (), state.node.spec.taints or ())
+    return [f"node(s) had untolerated taint {{{taints[0].key}: {taints[0].value}}}"] if taints else []
+
+
+def untolerated(tolerations: Sequence[Toleration], taints: Iterable[Taint]) -> list[Taint]:
+    """The taints that keep a pod with these tolerations away."""
+    hard = (taint for taint in taints if taint.effect in ("NoSchedule", "NoExecute"))
+    return [taint for taint in hard if not tolerates(tolerations, taint)]
 
 
 def tolerates(tolerations: Iterable[Toleration] | None, taint: Taint) -> bool:
@@ -158,14 +162,16 @@ def tolerates_one(toleration: Toleration, taint: Taint) -> bool:
 
 
 def _affinity(pod: Pod, state: NodeState) -> list[str]:
+    return [] if matches_affinity(pod, state) else ["node(s) didn't match Pod's node affinity/selector"]
+
+
+def matches_affinity(pod: Pod, state: NodeState) -> bool:
+    """Whether the node has what `nodeSelector` and required node affinity ask for."""
     labels = state.labels
-    wanted = pod.spec.node_selector or {}
     required = _node_affinity(pod).get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     terms = required.get("nodeSelectorTerms") or []
-    matches = all(labels.get(key) == value for key, value in wanted.items())
-    if matches and (not required or any(_term(term, state) for term in terms)):
-        return []
-    return ["node(s) didn't match Pod's node affinity/selector"]
+    selected = all(labels.get(key) == value for key, value in (pod.spec.node_selector or {}).items())
+    return selected and (not required or any(_term(term, state) for term in terms))
 
 
 def _node_affinity(pod: Pod) -> dict[str, Any]:

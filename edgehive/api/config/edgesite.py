@@ -1,0 +1,32 @@
+"""Configuration of an edge site: a whole cluster on one machine. Kept as `DATA/edgesite.yaml` between starts.
+
+`edgesite up` writes what its options said, later starts read it, so that `up`, `status` and `down` without
+options mean the same site. There is no counterpart in the Go project.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+
+
+class EdgeSite(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
+    """Where the API server listens, what the node is called, which containerd runs its pods."""
+
+    api_version: str = "edgesite.config.edgehive.io/v1alpha1"
+    kind: str = "EdgeSite"
+    #: The node's name.
+    node_name: Name = "edge"
+    #: The API server's port; it listens on all addresses, TLS only.
+    port: Port = 6443
+    #: Socket of a containerd that is already there; "" runs a private one.
+    containerd: str = ""
+    #: Bridge and addresses of the pods of the private containerd.
+    bridge: Annotated[str, msgspec.Meta(min_length=1, max_length=15)] = "edgehive0"
+    pod_subnet: str = "10.89.0.0/24"
+    #: Addresses of Services.
+    service_subnet: str = "10.96.0.0/16"
+    #: The node's own log and status door (the kubelet API), on 127.0.0.1.
+    kubelet_port: Port = 10350
