@@ -1,0 +1,283 @@
+"""edgehub: holds the one link to the cloud and carries messages both ways; it never looks into their content.
+
+While there is no link it dials again and again, and sets aside what cannot wait in memory. Modules learn that
+the link came or went by one notice per change. The node works without it: it is ready before the first dial.
+
+Go: edge/pkg/edgehub
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule
+from edgehive.beehive.message import Message
+from edgehive.beehive.module import Ready
+from edgehive.edgecore.edgehub import inbound, outbound
+from edgehive.edgecore.edgehub.outbound import Fate
+from edgehive.edgecore.edgehub.pace import TokenBucket
+from edgehive.edgecore.edgehub.spool import Spool
+from edgehive.kit.backoff import Backoff
+from edgehive.kit.clock import Clock, unix_millis
+from edgehive.kit.sqlite import Database, DatabaseError
+from edgehive.kit.tasks import cancel_and_join, first_of, spawn
+from edgehive.wire.codec import MessageTooLarge
+from edgehive.wire.link import JoinRefused, Link, LinkClosed, ProtocolError
+from edgehive.wire.names import EdgeModule, Group
+from edgehive.wire.payloads import connection_notice, keepalive
+
+log = logging.getLogger("edgehive.edgehub")
+
+Dial = Callable[[], Awaitable[Link]]
+Renewed = Callable[[], Awaitable[None]]
+
+#: Who hears that the link came or went.
+NOTICE_GROUPS = (Group.META, Group.TWIN, Group.BUS, Group.TASK_MANAGER, Group.EDGED)
+#: Acknowledgements and events held in memory while there is no link; older ones make room.
+HELD_LIMIT = 256
+#: A cloud that comes back is found within half a minute, and many nodes do not knock at once.
+RECONNECT = Backoff(first=0.5, factor=2.0, limit=30.0, jitter=0.5)
+
+
+class EdgeHub:
+    """The module `websocket`. `renewed` returns when the node has a new certificate, and the link is dialled anew."""
+
+    name = str(EdgeModule.EDGE_HUB)
+    group = str(Group.HUB)
+    needs: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        bus: Bus,
+        database: Database,
+        clock: Clock,
+        dial: Dial,
+        *,
+        renewed: Renewed | None = None,
+        heartbeat: float = 15.0,
+        rate: float = 30.0,
+        burst: int = 60,
+        dial_timeout: float = 60.0,
+        backoff: Backoff = RECONNECT,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._bus = bus
+        self._mailbox = bus.register(self.name, self.group)
+        self._spool = Spool(database)
+        self._clock = clock
+        self._dial = dial
+        self._renewed = renewed
+        self._heartbeat = heartbeat
+        self._rate, self._burst = rate, burst
+        self._dial_timeout = dial_timeout
+        self._backoff = backoff
+        self._link: Link | None = None
+        self._broken = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._held: deque[Message] = deque()
+        self._pace: TokenBucket | None = None
+        registry = registry or CollectorRegistry()
+        self._connected = Gauge("edgehive_hub_connected", "1 while the link to the cloud is up.", registry=registry)
+        self._connections = Counter("edgehive_hub_connections", "Links made to the cloud.", registry=registry)
+        self._dropped = Counter(
+            "edgehive_hub_dropped", "Messages that reached nobody.", ["direction", "why"], registry=registry
+        )
+
+    async def run(self, ready: Ready) -> None:
+        self._pace = TokenBucket(self._rate, self._burst)
+        sender = spawn(self._pump_out(), name="hub to cloud")
+        connector = spawn(self._stay_connected(), name="hub link")
+        ready()
+        try:
+            await first_of(sender, connector)
+        finally:
+            await cancel_and_join(sender, connector)
+
+    # The link
+
+    async def _stay_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        attempt, said = 0, ""
+        while True:
+            try:
+                async with asyncio.timeout(self._dial_timeout):
+                    link = await self._dial()
+            except (LinkClosed, JoinRefused, ProtocolError, OSError, TimeoutError) as error:
+                said = _say_once(error, said)
+                await asyncio.sleep(self._backoff.delay(attempt))
+                attempt += 1
+                continue
+            started = loop.time()
+            said = ""
+            await self._use(link)
+            # A link that fell at once is a failed attempt too; after a good one the first retry is quick.
+            attempt = attempt + 1 if loop.time() - started < self._heartbeat else 0
+            await asyncio.sleep(self._backoff.delay(attempt))
+
+    async def _use(self, link: Link) -> None:
+        """Work with a fresh link until it breaks or has to be renewed."""
+        reason = "edgecore stops"
+        try:
+            await link.send(keepalive(timestamp=self._now()))
+            self._connections.inc()
+            self._connected.set(1)
+            log.info("connected to the cloud at %s", link.peer.address or "this process")
+            await self._notify(connected=True)
+            reason = await first_of(*self._session(link))
+        except (LinkClosed, ProtocolError) as error:
+            reason = str(error)
+        finally:
+            self._link = None
+            await link.close(reason)
+            if self._connected._value.get():
+                self._connected.set(0)
+                log.warning("the link to the cloud is down: %s", reason)
+                await self._notify(connected=False)
+
+    def _session(self, link: Link) -> list[Awaitable[str]]:
+        self._broken = asyncio.Event()
+        works: list[Awaitable[str]] = [
+            self._receive(link),
+            self._keep_alive(link),
+            self._send_waiting(link, self._broken),
+        ]
+        if self._renewed is not None:
+            works.append(self._until_renewed(self._renewed))
+        return works
+
+    async def _keep_alive(self, link: Link) -> str:
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            await link.send(keepalive(timestamp=self._now()))
+
+    @staticmethod
+    async def _until_renewed(renewed: Renewed) -> str:
+        await renewed()
+        return "the node has a new certificate"
+
+    async def _notify(self, *, connected: bool) -> None:
+        """Every group once; a module that has no room yet is waited for, since it must not miss a change."""
+        notice = connection_notice(connected, timestamp=self._now())
+        for group in NOTICE_GROUPS:
+            for module in self._bus.members(group):
+                await self._deliver_notice(module, notice)
+
+    async def _deliver_notice(self, module: str, notice: Message) -> None:
+        while True:
+            try:
+                await self._bus.send(module, notice)
+                return
+            except NoSuchModule:
+                return
+            except MailboxFull as error:
+                log.error("%s; it has yet to learn about the link", error)
+
+    # From the cloud
+
+    async def _receive(self, link: Link) -> str:
+        while True:
+            message = await link.receive()
+            try:
+                await self._pass_on(message)
+            except (MailboxFull, NoSuchModule) as error:
+                # Not acknowledged, so the cloud sends it again.
+                self._drop(message, "in", "no room", str(error))
+
+    async def _pass_on(self, message: Message) -> None:
+        where = inbound.destination(message, self._bus.waits_for(message.header.parent_id))
+        if where.waiter:
+            self._bus.reply(message)
+        elif where.module:
+            await self._bus.send(where.module, message)
+        elif where.group and self._bus.members(where.group):
+            await self._bus.send_group(where.group, message)
+        else:
+            self._drop(message, "in", "nobody", f"group {message.route.group!r} has no module here")
+
+    # To the cloud
+
+    async def _pump_out(self) -> None:
+        async for message in self._mailbox:
+            async with self._sending:
+                if self._link is None or not await self._send(self._link, message):
+                    await self._set_aside(message)
+
+    async def _send(self, link: Link, message: Message) -> bool:
+        """True when the transport took it, or never will."""
+        assert self._pace is not None
+        await self._pace.take()
+        try:
+            await link.send(message)
+        except MessageTooLarge as error:
+            self._drop(message, "out", "too large", str(error))
+        except LinkClosed:
+            self._broken.set()
+            return False
+        return True
+
+    async def _set_aside(self, message: Message) -> None:
+        fate = outbound.fate(message)
+        if fate is Fate.SPOOL:
+            try:
+                surplus = await self._spool.put(outbound.spool_key(message), message)
+            except (DatabaseError, sqlite3.Error) as error:
+                log.error("%s cannot be kept on disk: %s", message.route.resource, error)
+            else:
+                self._dropped.labels("out", "spool full").inc(surplus)
+                return
+        if fate is Fate.DROP:
+            return
+        if len(self._held) >= HELD_LIMIT:
+            self._drop(self._held.popleft(), "out", "no link", "too many messages wait for the link")
+        self._held.append(message)
+
+    async def _send_waiting(self, link: Link, broken: asyncio.Event) -> str:
+        """What was set aside goes first, in order; only then may new messages use the link."""
+        async with self._sending:
+            if not (await self._send_held(link) and await self._send_spooled(link)):
+                return "the link broke"
+            self._link = link
+        await broken.wait()
+        return "the link broke"
+
+    async def _send_held(self, link: Link) -> bool:
+        while self._held:
+            message = self._held[0]
+            if outbound.fate(message) is Fate.IF_AWAITED and not self._bus.waits_for(message.id):
+                self._held.popleft()
+                continue
+            if not await self._send(link, message):
+                return False
+            self._held.popleft()
+        return True
+
+    async def _send_spooled(self, link: Link) -> bool:
+        try:
+            while (waiting := await self._spool.oldest()) is not None:
+                sequence, message = waiting
+                if not await self._send(link, message):
+                    return False
+                await self._spool.remove(sequence)
+        except (DatabaseError, sqlite3.Error) as error:
+            log.error("messages kept on disk cannot be read: %s", error)
+        return True
+
+    def _drop(self, message: Message, direction: str, why: str, text: str) -> None:
+        self._dropped.labels(direction, why).inc()
+        route = message.route
+        log.warning("dropped %s %s from %s: %s", route.operation, route.resource, route.source, text)
+
+    def _now(self) -> int:
+        return unix_millis(self._clock.now())
+
+
+def _say_once(error: Exception, said: str) -> str:
+    """Log a failure to connect when it differs from the last one."""
+    text = str(error) or "the cloud did not answer in time"
+    if text != said:
+        log.log(logging.ERROR if isinstance(error, JoinRefused) else logging.WARNING, "no link: %s", text)
+    return text

@@ -1,0 +1,382 @@
+"""metamanager: what the cloud sent is stored before anyone acts on it; what the edge says is kept until answered.
+
+Every message is looked up in `onward.py` and handled as its row says: objects are written, edged (or twin) is
+told, the cloud gets its acknowledgement, in that order. Messages about one object are handled one after the
+other; different objects do not wait for each other. It never runs pods and never holds the link.
+
+Go: edge/pkg/metamanager
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections import deque
+from weakref import WeakValueDictionary
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from edgehive.api.document import Document
+from edgehive.api.meta import Status
+from edgehive.beehive.bus import Bus, MailboxFull
+from edgehive.beehive.message import Message
+from edgehive.beehive.module import Ready
+from edgehive.edgecore.metamanager import envelope, onward
+from edgehive.edgecore.metamanager.cloud import Cloud
+from edgehive.edgecore.metamanager.envelope import BadObject
+from edgehive.edgecore.metamanager.metastore import Metastore, Saved
+from edgehive.edgecore.metamanager.onward import Ask, Keep, Onward
+from edgehive.edgecore.metamanager.questions import Questions
+from edgehive.kit.clock import Clock, unix_millis
+from edgehive.kit.sqlite import Database, DatabaseError
+from edgehive.kube import errors
+from edgehive.kube.errors import ApiError, BadRequest, NotFound, TooManyRequests, Unreachable
+from edgehive.wire.names import CloudModule, EdgeModule, Group, Operation, ResourceType
+from edgehive.wire.payloads import ObjectAnswer, error_content, read_connection_notice, read_reply
+from edgehive.wire.resource import Resource
+
+log = logging.getLogger("edgehive.metamanager")
+
+#: Requests of this node's modules that may be in work at once; more are refused.
+REQUEST_LIMIT = 1000
+#: Messages of the cloud in work at once; more wait in the mailbox.
+CLOUD_LIMIT = 64
+#: Events kept while there is no link; older ones make room.
+EVENT_LIMIT = 1000
+#: Requests replayed at once after a reconnection.
+REPLAY_LIMIT = 8
+#: Seconds until requests the cloud failed to answer are tried again over the same link.
+REPLAY_INTERVAL = 60.0
+
+_EDGE_SOURCES = frozenset(EdgeModule) | {"metaserver"}
+
+
+class MetaManager:
+    """The module `metamanager`. `node` is this node's name, `hub` the module that holds the link."""
+
+    name = str(EdgeModule.META_MANAGER)
+    group = str(Group.META)
+    needs: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        bus: Bus,
+        database: Database,
+        clock: Clock,
+        node: str,
+        *,
+        hub: str = EdgeModule.EDGE_HUB,
+        timeout: float = 60.0,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._node = node
+        self._mailbox = bus.register(self.name, self.group)
+        self._store = Metastore(database)
+        self._cloud = Cloud(bus, hub, clock, timeout)
+        self._questions = Questions(self._store, self._cloud, clock)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._room = asyncio.Semaphore(CLOUD_LIMIT)
+        self._requests = 0
+        self._events: deque[Message] = deque()
+        self._untold: set[str] = set()
+        self._replay = asyncio.Event()
+        registry = registry or CollectorRegistry()
+        self._refused = Counter(
+            "edgehive_meta_refused", "Messages of the cloud that were not stored.", ["why"], registry=registry
+        )
+        self._dropped = Counter(
+            "edgehive_meta_dropped_events", "Events dropped while there was no link.", registry=registry
+        )
+        self._connected = Gauge("edgehive_meta_connected", "1 while the cloud is reachable.", registry=registry)
+
+    async def run(self, ready: Ready) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._replay_unanswered(), name="replay")
+                ready()
+                async for message in self._mailbox:
+                    await self._admit(message, tasks)
+        finally:
+            await self._questions.close()
+
+    async def _admit(self, message: Message, tasks: asyncio.TaskGroup) -> None:
+        notice = read_connection_notice(message)
+        if notice is not None:
+            self._on_connection(notice)
+        elif message.route.source in _EDGE_SOURCES:
+            if self._requests >= REQUEST_LIMIT:
+                self._answer_error(message, TooManyRequests(f"metamanager has {REQUEST_LIMIT} requests in work"))
+                return
+            self._requests += 1
+            tasks.create_task(self._from_edge(message), name=f"request {message.route.resource}")
+        else:
+            await self._room.acquire()
+            tasks.create_task(self._from_cloud(message), name=f"store {message.route.resource}")
+
+    def _on_connection(self, connected: bool) -> None:
+        self._connected.set(connected)
+        self._questions.doubt()
+        if connected:
+            self._cloud.link_came()
+            self._replay.set()
+        else:
+            self._cloud.link_went()
+
+    # From the cloud: store, tell, acknowledge
+
+    async def _from_cloud(self, message: Message) -> None:
+        path = message.route.resource
+        try:
+            async with self._turn(path):
+                await self._take(message, Resource.parse(path))
+        except (BadObject, ValueError) as error:
+            await self._refuse(message, "bad object", f"{path} is refused: {error}")
+        except (DatabaseError, sqlite3.Error) as error:
+            await self._refuse(message, "not stored", f"{path} could not be stored: {error}")
+        except MailboxFull as error:
+            await self._refuse(message, "receiver full", f"{path} is stored, but its module is busy: {error}")
+        except Unreachable as error:
+            log.info("%s: %s; the cloud will send it again", path, error)
+        finally:
+            self._room.release()
+
+    async def _take(self, message: Message, resource: Resource) -> None:
+        route = message.route
+        if message.header.parent_id:
+            resource = envelope.row_of(resource)
+        decision = onward.from_cloud(route.operation, route.source, resource.type)
+        if decision.refuse:
+            raise BadObject(decision.refuse)
+        if decision.keep is Keep.REMOVE:
+            await self._remove(message, resource, decision)
+        elif message.header.parent_id:
+            await self._take_late_answer(message, resource)
+        else:
+            document = envelope.pushed_object(bytes(message.content), resource)
+            if envelope.is_for(document, resource, self._node):
+                await self._put(resource, document, decision.tell, route.operation)
+        await self._cloud.acknowledge(message)
+
+    async def _take_late_answer(self, message: Message, resource: Resource) -> None:
+        """Nobody waits for it any more; the object is stored where it is good, else only acknowledged."""
+        answer = read_reply(message)
+        if answer.error is None and answer.object is not None and resource.type != ResourceType.SERVICE_ACCOUNT_TOKEN:
+            document = envelope.answered_object(answer.object, resource)
+            await self._put(resource, document, _listener(resource.type), Operation.UPDATE)
+
+    async def _put(self, resource: Resource, document: Document, tell: str, operation: str) -> Saved:
+        saved = await self._store.save(resource, document)
+        key = str(resource)
+        self._questions.confirm(resource)
+        if saved.stored and resource.type == ResourceType.POD and _is_new_life(saved, document):
+            self._questions.doubt(resource.namespace)
+        if tell and (saved.stored or key in self._untold):
+            self._untold.add(key)
+            if saved.previous is not None and _is_new_life(saved, document):
+                await self._tell(tell, Operation.DELETE, resource, saved.previous)
+            await self._tell(tell, operation, resource, document)
+            self._untold.discard(key)
+        return saved
+
+    async def _remove(self, message: Message, resource: Resource, decision: Onward) -> None:
+        removed = await self._store.remove(resource, envelope.deleted_uid(bytes(message.content)))
+        if removed is not None and decision.tell:
+            # The stored object, since a resent deletion carries only its name and uid.
+            await self._tell(decision.tell, Operation.DELETE, resource, removed)
+
+    async def _tell(self, group: str, operation: str, resource: Resource, document: Document) -> None:
+        message = Message.of(
+            source=self.name,
+            group=group,
+            operation=operation,
+            resource=str(resource),
+            content=msgspec.Raw(document.raw),
+            resource_version=document.meta.resource_version,
+            timestamp=self._now(),
+        )
+        await self._bus.send_group(group, message)
+
+    async def _refuse(self, message: Message, why: str, text: str) -> None:
+        self._refused.labels(why).inc()
+        log.error("%s (message %s from %s)", text, message.id, message.route.source)
+        try:
+            await self._cloud.refuse(message, text)
+        except Unreachable:
+            log.debug("the refusal of %s could not be sent", message.id)
+
+    # From this node's modules: answer
+
+    async def _from_edge(self, message: Message) -> None:
+        try:
+            resource = Resource.parse(message.route.resource)
+            decision = onward.from_edge(message.route.operation, resource.type)
+            if decision.refuse:
+                raise BadRequest(decision.refuse)
+            if decision.post:
+                await self._post(message)
+                return
+            self._answer(message, await self._answered(message, resource, decision))
+        except ApiError as error:
+            self._answer_error(message, error)
+        except (DatabaseError, sqlite3.Error) as error:
+            self._answer_error(message, Unreachable(f"the local database fails: {error}"))
+        except ValueError as error:
+            self._answer_error(message, BadRequest(str(error)))
+        finally:
+            self._requests -= 1
+
+    async def _answered(self, message: Message, resource: Resource, decision: Onward) -> msgspec.Raw | str:
+        if decision.ask is Ask.ROWS:
+            return await self._rows(resource)
+        if decision.ask is Ask.CLOUD_OR_ROWS:
+            return msgspec.Raw((await self._questions.answer(message, resource)).raw)
+        if decision.keep is Keep.UNTIL_ANSWERED:
+            return await self._patch(message, resource)
+        return await self._call(message, resource, decision.keep is Keep.ANSWER)
+
+    async def _rows(self, resource: Resource) -> msgspec.Raw:
+        if resource.name:
+            document = await self._store.get(str(resource))
+            if document is None:
+                raise errors.not_found(f"{resource.type}s", "", resource.name)
+            return msgspec.Raw(document.raw)
+        documents = await self._store.all_of(resource.type, resource.api_namespace)
+        return msgspec.Raw(b"[" + b",".join(document.raw for document in documents) + b"]")
+
+    async def _call(self, message: Message, resource: Resource, keep: bool) -> msgspec.Raw | str:
+        reply = await self._cloud.call(message)
+        answer = read_reply(reply)
+        if keep and answer.error is None:
+            await self._keep_answer(answer, resource)
+        await self._cloud.acknowledge(reply)
+        return _content(answer)
+
+    async def _patch(self, message: Message, resource: Resource) -> msgspec.Raw | str:
+        """Kept first, so that neither a cut nor a crash loses it; gone once the cloud has answered."""
+        try:
+            sequence = await self._store.keep_unanswered(message)
+        except (DatabaseError, sqlite3.Error) as error:
+            log.error("%s goes to the cloud without being kept: %s", resource, error)
+            return await self._call(message, resource, keep=False)
+        return await self._deliver(sequence, message, resource)
+
+    async def _deliver(self, sequence: int, message: Message, resource: Resource) -> msgspec.Raw | str:
+        async with self._turn(f"patch {resource}"):
+            if not await self._store.is_unanswered(sequence):
+                raise Unreachable(f"a newer patch of {resource} has taken the place of this one")
+            answer = read_reply(await self._cloud.call(message))
+            if answer.error is None or not errors.from_status(answer.error).transient:
+                await self._store.forget_unanswered(sequence)
+            if answer.error is None:
+                await self._keep_answer(answer, resource)
+            elif isinstance(errors.from_status(answer.error), NotFound) and resource.type == ResourceType.NODE_PATCH:
+                await self._forget_node(resource)
+            return _content(answer)
+
+    async def _keep_answer(self, answer: ObjectAnswer, resource: Resource) -> None:
+        """Store the object of an answer and pass news in it on, since its push then looks like a repetition."""
+        if answer.object is None or resource.type == ResourceType.LEASE:
+            return
+        row = envelope.row_of(resource)
+        try:
+            document = envelope.answered_object(answer.object, resource)
+            if not document.meta.uid:
+                return
+            async with self._turn(str(row)):
+                await self._put(row, document, _listener(row.type), Operation.UPDATE)
+        except (BadObject, DatabaseError, sqlite3.Error, MailboxFull) as error:
+            log.error("the answer for %s was not stored: %s", resource, error)
+
+    async def _forget_node(self, resource: Resource) -> None:
+        """The node was deleted in the cloud: without its row, edged registers it again."""
+        row = envelope.row_of(resource)
+        stored = await self._store.get(str(row))
+        if stored is not None:
+            await self._store.remove(row, stored.meta.uid)
+
+    async def _post(self, message: Message) -> None:
+        try:
+            await self._cloud.post(message)
+        except Unreachable:
+            if len(self._events) >= EVENT_LIMIT:
+                self._events.popleft()
+                self._dropped.inc()
+            self._events.append(message)
+
+    # After a reconnection
+
+    async def _replay_unanswered(self) -> None:
+        while True:
+            await self._replay.wait()
+            self._replay.clear()
+            if await self._replay_once() and self._cloud.connected:
+                asyncio.get_running_loop().call_later(REPLAY_INTERVAL, self._replay.set)
+
+    async def _replay_once(self) -> bool:
+        """Deliver what is kept; True when something is left."""
+        await self._replay_events()
+        room = asyncio.Semaphore(REPLAY_LIMIT)
+        kept = await self._store.unanswered()
+        async with asyncio.TaskGroup() as tasks:
+            for item in kept:
+                tasks.create_task(self._redeliver(item.sequence, item.message, room))
+        return bool(kept) and bool(await self._store.unanswered())
+
+    async def _redeliver(self, sequence: int, message: Message, room: asyncio.Semaphore) -> None:
+        async with room:
+            try:
+                await self._deliver(sequence, message, Resource.parse(message.route.resource))
+            except ApiError as error:
+                log.info("%s: %s", message.route.resource, error)
+
+    async def _replay_events(self) -> None:
+        while self._events and self._cloud.connected:
+            try:
+                await self._cloud.post(self._events[0])
+            except Unreachable:
+                return
+            self._events.popleft()
+
+    # Answers
+
+    def _answer(self, message: Message, content: msgspec.Raw | str) -> None:
+        self._bus.reply(message.reply(content, source=self.name, timestamp=self._now()), sender=self.name)
+
+    def _answer_error(self, message: Message, error: ApiError) -> None:
+        content = error_content(_local_status(error))
+        reply = message.reply(content, operation=Operation.ERROR, source=self.name, timestamp=self._now())
+        self._bus.reply(reply, sender=self.name)
+
+    def _turn(self, key: str) -> asyncio.Lock:
+        """Messages about one object take turns, in the order they came."""
+        lock = self._turns.get(key)
+        if lock is None:
+            lock = self._turns[key] = asyncio.Lock()
+        return lock
+
+    def _now(self) -> int:
+        return unix_millis(self._clock.now())
+
+
+def _listener(type: str) -> str:
+    return onward.from_cloud(Operation.UPDATE, CloudModule.EDGE_CONTROLLER, type).tell
+
+
+def _is_new_life(saved: Saved, document: Document) -> bool:
+    return saved.previous is None or saved.previous.meta.uid != document.meta.uid
+
+
+def _local_status(error: ApiError) -> Status:
+    """The Status for a module of this node; `Unreachable` has none of a server's, so it is named."""
+    if isinstance(error, Unreachable):
+        return Status(message=str(error), reason="Unreachable")
+    return error.status
+
+
+def _content(answer: ObjectAnswer) -> msgspec.Raw | str:
+    """What the sender gets: the object, or `OK` where there is none; raises the cloud's error."""
+    if answer.error is not None:
+        raise errors.from_status(answer.error)
+    return "OK" if answer.object is None else msgspec.Raw(answer.object.raw)
