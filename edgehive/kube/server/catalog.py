@@ -1,0 +1,124 @@
+"""Which resources are served right now, and how each behaves on writes.
+
+Built-in rows come from `api.registry`; custom resources join and leave at run time. The faces look up URLs
+here; discovery and OpenAPI are made from it and follow its `epoch`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edgehive.api.registry import BUILTIN, ApiResource
+from edgehive.kube.errors import qualified
+
+#: Kinds whose `metadata.generation` Kubernetes keeps.
+_GENERATION = frozenset({
+    "deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "cronjobs.batch",
+    "replicationcontrollers", "ingresses.networking.k8s.io", "ingressclasses.networking.k8s.io",
+    "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy", "priorityclasses.scheduling.k8s.io",
+    "endpointslices.discovery.k8s.io", "customresourcedefinitions.apiextensions.k8s.io",
+    "podtemplates",
+})  # fmt: skip
+#: Kinds that refuse a PUT without resourceVersion.
+_CONDITIONAL = frozenset({"leases.coordination.k8s.io", "csinodes.storage.k8s.io"})
+#: Kinds a PUT to a missing name creates.
+_UPSERT = frozenset({
+    "endpoints", "services", "leases.coordination.k8s.io", "events", "roles.rbac.authorization.k8s.io",
+    "rolebindings.rbac.authorization.k8s.io", "clusterroles.rbac.authorization.k8s.io",
+    "clusterrolebindings.rbac.authorization.k8s.io",
+})  # fmt: skip
+
+
+class CustomVersion(Protocol):
+    """What a CRD version adds to the rules: its schema, scale paths and printer columns."""
+
+    columns: tuple[Mapping[str, Any], ...]
+    scale: Mapping[str, str] | None
+    selectable: tuple[str, ...]
+    schema: Mapping[str, Any] | None
+
+    def admit(self, obj: dict[str, Any], old: Mapping[str, Any] | None) -> list[str]:
+        """Prune and default in place, then validate (raises Invalid); answers paths of unknown fields."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One resource in one version, with its write rules."""
+
+    resource: ApiResource
+    custom: CustomVersion | None = None
+    tracks_generation: bool = False
+    unconditional_update: bool = True
+    create_on_update: bool = False
+
+    @property
+    def storage(self) -> str:
+        """The store's name for it: the same for all versions."""
+        return qualified(self.resource.plural, self.resource.group)
+
+    @property
+    def has_status(self) -> bool:
+        return "status" in self.resource.subresources
+
+
+def builtin(resource: ApiResource) -> Served:
+    """A row served without a CRD."""
+    name = qualified(resource.plural, resource.group)
+    return Served(
+        resource,
+        tracks_generation=name in _GENERATION or resource.group.endswith(".kubeedge.io"),
+        unconditional_update=name not in _CONDITIONAL,
+        create_on_update=name in _UPSERT,
+    )
+
+
+class Catalog:
+    """All served resources."""
+
+    def __init__(self, resources: Iterable[ApiResource] = BUILTIN) -> None:
+        self._served: dict[tuple[str, str, str], Served] = {}
+        self._custom: dict[str, list[Served]] = {}
+        self.epoch = 0
+        for resource in resources:
+            self._add(builtin(resource))
+
+    def _add(self, served: Served) -> None:
+        row = served.resource
+        self._served[row.group, row.version, row.plural] = served
+
+    def find(self, group: str, version: str, plural: str) -> Served | None:
+        return self._served.get((group, version, plural))
+
+    def of(self, resource: ApiResource) -> Served | None:
+        """How a client's row is served here."""
+        return self._served.get((resource.group, resource.version, resource.plural))
+
+    def for_kind(self, api_version: str, kind: str) -> Served | None:
+        group, _, version = api_version.rpartition("/")
+        return next(
+            (s for s in self._served.values() if (s.resource.group, s.resource.version, s.resource.kind)
+             == (group, version, kind)),
+            None,
+        )  # fmt: skip
+
+    def all(self) -> list[Served]:
+        return list(self._served.values())
+
+    def groups(self) -> dict[str, dict[str, list[Served]]]:
+        """Group to version to resources, in the order they came."""
+        tree: dict[str, dict[str, list[Served]]] = {}
+        for served in self._served.values():
+            tree.setdefault(served.resource.group, {}).setdefault(served.resource.version, []).append(served)
+        return tree
+
+    def set_custom(self, crd: str, versions: list[Served]) -> None:
+        """Serve a CRD's versions in place of what it had before; none takes it out."""
+        for old in self._custom.pop(crd, []):
+            row = old.resource
+            self._served.pop((row.group, row.version, row.plural), None)
+        if versions:
+            self._custom[crd] = versions
+        for served in versions:
+            self._add(served)
+        self.epoch += 1
