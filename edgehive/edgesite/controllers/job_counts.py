@@ -62,4 +62,4 @@ def restarts(pods: Iterable[Pod]) -> int:
 
 
 def delay(failures: int) -> float:
-    return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(max(0, failures - 1), 10))
+    return min(LONGEST_DELAY, FIRST_DELAY * float(2 ** min(max(0, failures - 1), 10)))

@@ -74,8 +74,6 @@ class Jobs:
             await self._release_all(document)
             return await self._tidy(document, job)
         selector = labels_from_object(job.spec.selector)
-        if not selector:
-            return None
         items = [PodItem.of(item) for item in await self._claims.of(document, selector)]
         return await self._advance(key, document, job, items)
 
@@ -137,7 +135,7 @@ class Jobs:
         indexes: list[int | None] = [None] * missing
         if job.spec.completion_mode == "Indexed":
             taken = count.completed | {job_counts.index_of(item.pod) for item in active}
-            indexes = [n for n in range(job.spec.completions or 0) if n not in taken][:missing]
+            indexes[:] = [n for n in range(job.spec.completions or 0) if n not in taken][:missing]
         made: list[PodItem] = []
         await slow_start(len(indexes), lambda n: self._create(key, document, job, indexes[n], made))
         return [*active, *made], None
@@ -154,6 +152,8 @@ class Jobs:
         await self._deps.recorder.event(document, "Normal", "SuccessfulCreate", f"Created pod: {created.meta.name}")
 
     async def _delete(self, key: Key, item: PodItem) -> None:
+        # Let go first: a pod we end ourselves is no failure.
+        await self._let_go(item.document)
         try:
             await self._client.delete(PODS, item.name, key[0], uid=item.document.meta.uid)
         except NotFound:

@@ -116,7 +116,8 @@ class Nodes:
         if {(item.key, item.effect) for item in present} == set(wanted):
             return
         body = document.to_dict()
-        kept = [item for item in body["spec"].get("taints") or [] if item.get("key") not in OURS]
+        spec = body.setdefault("spec", {})
+        kept = [item for item in spec.get("taints") or [] if item.get("key") not in OURS]
         added = {(item.key, item.effect): item.time_added for item in present}
         now = rfc3339(self._deps.clock.now())
         for key, effect in wanted:
@@ -125,7 +126,7 @@ class Nodes:
             kept.append(
                 {**taint, "timeAdded": stamp} if effect == "NoExecute" or key in (NOT_READY, UNREACHABLE) else taint
             )
-        body["spec"]["taints"] = kept
+        spec["taints"] = kept
         await self._client.update(NODES, body, name=document.meta.name)
 
     def _wanted_taints(self, node: Node) -> list[tuple[str, str]]:

@@ -36,12 +36,12 @@ class Claims:
         self._reference = reference
         informer.add_indexer("controller", by_controller)
 
-    async def of(self, owner: Document, selector: LabelSelector) -> list[Document]:
-        """The dependents of `owner` after adopting and releasing."""
+    async def of(self, owner: Document, selector: LabelSelector | None) -> list[Document]:
+        """The dependents of `owner` after adopting and releasing (without a selector there is neither)."""
         meta = owner.meta
         mine: list[Document] = []
         for document in self._informer.by_index("controller", meta.uid):
-            if selector.matches(document.meta.labels) or document.meta.deletion_timestamp:
+            if selector is None or selector.matches(document.meta.labels) or document.meta.deletion_timestamp:
                 mine.append(document)
             elif not meta.deletion_timestamp:
                 await self._release(document, meta.uid)
@@ -51,7 +51,7 @@ class Claims:
             mine += [document for document in adopted if document is not None]
         return mine
 
-    def _matching_orphans(self, namespace: str, selector: LabelSelector) -> list[Document]:
+    def _matching_orphans(self, namespace: str, selector: LabelSelector | None) -> list[Document]:
         # An empty selector would adopt the whole namespace; validation refuses it, we do not rely on that.
         if not selector:
             return []

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 from edgehive.edgesite.controllers.certificates import Certificates
 from edgehive.edgesite.controllers.daemonsets import DaemonSets
@@ -29,33 +30,30 @@ async def run_controllers(client_for: ClientFor, authority: KeyPair, host: str, 
 
     `client_for` gives a client acting as `system:<name>`, so that objects say who wrote them.
     """
-    client = client_for("kube-controller-manager")
-    async with Informers(client) as informers, asyncio.TaskGroup() as group:
-        for controller in _controllers(client, informers, authority, host, clock):
-            group.create_task(run_controller(controller), name=f"controller {controller.name}")
-        collector = GarbageCollector(_deps(client, informers, "garbage-collector", host, clock))
-        group.create_task(collector.run(), name="garbage collector")
-        scheduling = client_for("kube-scheduler")
-        recorder = Recorder(scheduling, "default-scheduler", host, clock)
-        group.create_task(Scheduler(scheduling, informers, recorder, clock).run(), name="scheduler")
+    client, scheduling = client_for("kube-controller-manager"), client_for("kube-scheduler")
+    async with AsyncExitStack() as stack:
+        informers = await stack.enter_async_context(Informers(client))
 
+        async def deps(component: str) -> ControllerDeps:
+            recorder = await stack.enter_async_context(Recorder(client, component, host, clock))
+            return ControllerDeps(client, informers, recorder, clock)
 
-def _controllers(client: Client, informers: Informers, authority: KeyPair, host: str, clock: Clock) -> list[Controller]:
-    def deps(component: str) -> ControllerDeps:
-        return _deps(client, informers, component, host, clock)
-
-    return [
-        Deployments(deps("deployment-controller")),
-        ReplicaSets(deps("replicaset-controller")),
-        DaemonSets(deps("daemonset-controller")),
-        Jobs(deps("job-controller")),
-        Services(deps("endpoint-slice-controller")),
-        Namespaces(deps("namespace-controller")),
-        Nodes(deps("node-controller")),
-        ServiceAccounts(deps("service-account-controller"), authority.certificate_pem.decode()),
-        Certificates(deps("certificate-controller"), authority),
-    ]
-
-
-def _deps(client: Client, informers: Informers, component: str, host: str, clock: Clock) -> ControllerDeps:
-    return ControllerDeps(client, informers, Recorder(client, component, host, clock), clock)
+        controllers: list[Controller] = [
+            Deployments(await deps("deployment-controller")),
+            ReplicaSets(await deps("replicaset-controller")),
+            DaemonSets(await deps("daemonset-controller")),
+            Jobs(await deps("job-controller")),
+            Services(await deps("endpoint-slice-controller")),
+            Namespaces(await deps("namespace-controller")),
+            Nodes(await deps("node-controller")),
+            ServiceAccounts(await deps("service-account-controller"), authority.certificate_pem.decode()),
+            Certificates(await deps("certificate-controller"), authority),
+        ]
+        collector = GarbageCollector(await deps("garbage-collector"))
+        recorder = await stack.enter_async_context(Recorder(scheduling, "default-scheduler", host, clock))
+        scheduler = Scheduler(scheduling, informers, recorder, clock)
+        async with asyncio.TaskGroup() as group:
+            for controller in controllers:
+                group.create_task(run_controller(controller), name=f"controller {controller.name}")
+            group.create_task(collector.run(), name="garbage collector")
+            group.create_task(scheduler.run(), name="scheduler")

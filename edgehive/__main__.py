@@ -1,0 +1,41 @@
+"""`python -m edgehive <component> ...`: one door to every process.
+
+Components are imported only when they are named, so that one never pays for another.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from edgehive import __version__
+
+COMPONENTS = {
+    "cloudcore": ("edgehive.cloudcore.app", "the cloud half: hub, controllers"),
+    "edgecore": ("edgehive.edgecore.app", "the edge half: runs pods on a node"),
+    "edgesite": ("edgehive.edgesite.app", "a whole cluster on this machine"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the named component with the rest of the command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        print(f"edgehive {__version__}")
+        return
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if words[0] not in COMPONENTS:
+        print(f"edgehive: there is no component {words[0]!r}; known are {', '.join(COMPONENTS)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"edgehive {words[0]}", *words[1:]]
+    import_module(COMPONENTS[words[0]][0]).main()
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMPONENTS.items())
+    return f"usage: edgehive COMPONENT [OPTIONS]\n\n{rows}\n\nedgehive COMPONENT --help tells more."
+
+
+if __name__ == "__main__":
+    main()
