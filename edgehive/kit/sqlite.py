@@ -140,11 +140,11 @@ class _Writer(threading.Thread):
             for _, future in batch:
                 future.set_exception(failure)
             return
-        for future, value, error in results:
-            if error is None:
+        for future, value, refused in results:
+            if refused is None:
                 future.set_result(value)
             else:
-                future.set_exception(error)
+                future.set_exception(refused)
 
     def _one(self, work: Work[Any]) -> tuple[Any, BaseException | None]:
         self._connection.execute("SAVEPOINT one")

@@ -110,9 +110,8 @@ def request(
     """A PKCS#10 certificate request, DER."""
     attributes = [(NameOID.COUNTRY_NAME, country)] if country else []
     attributes += [(NameOID.ORGANIZATION_NAME, organization) for organization in organizations]
-    attributes += [
-        (oid, text) for oid, text in ((NameOID.LOCALITY_NAME, city), (NameOID.STATE_OR_PROVINCE_NAME, state)) if text
-    ]
+    places = ((NameOID.LOCALITY_NAME, city), (NameOID.STATE_OR_PROVINCE_NAME, state))
+    attributes += [(oid, text) for oid, text in places if text]
     attributes.append((NameOID.COMMON_NAME, common_name))
     subject = x509.Name([x509.NameAttribute(oid, text) for oid, text in attributes])
     signed = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(load_key(key), hashes.SHA256())
