@@ -1,0 +1,204 @@
+"""cloudcore: reads the configuration, reaches the API, runs the cloud modules. `main` is the command.
+
+edgesite calls `run_cloudcore` instead, with a client of its own and acceptors in memory; then no port is
+opened and no certificate is needed.
+
+Go: cloud/cmd/cloudcore
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from edgehive import __version__
+from edgehive.api.config.cloudcore import CloudCore
+from edgehive.beehive.bus import Bus
+from edgehive.beehive.health import routes
+from edgehive.beehive.hive import Hive, ModuleFailed, UnknownModule, run_until_signal
+from edgehive.cloudcore.deps import CloudDeps
+from edgehive.cloudcore.modules import enabled, factories
+from edgehive.kit import config as configuration
+from edgehive.kit import log as logs
+from edgehive.kit.clock import Clock, SystemClock
+from edgehive.kit.config import ConfigError
+from edgehive.kit.http import PortInUse, serve
+from edgehive.kube.client import Client
+from edgehive.kube.http_client import HttpClient
+from edgehive.kube.informer import Informers
+from edgehive.kube.kubeconfig import ClusterAccess, KubeconfigError, load
+from edgehive.wire.acceptor import Acceptor
+
+log = logging.getLogger("edgehive.cloudcore")
+
+DEFAULT_CONFIG = "/etc/kubeedge/config/cloudcore.yaml"
+
+
+async def run_cloudcore(
+    config: CloudCore,
+    client: Client,
+    *,
+    acceptors: Sequence[Acceptor] | None = None,
+    clock: Clock | None = None,
+    stop: asyncio.Event | None = None,
+    registry: CollectorRegistry | None = None,
+    api_ca: str = "",
+) -> None:
+    """Run until `stop` is set (or, when it is None, a signal arrives). Raises ModuleFailed or PortInUse."""
+    registry = registry or CollectorRegistry()
+    config = with_address(config)
+    async with Informers(client) as informers:
+        deps = CloudDeps(
+            config=config,
+            bus=Bus(registry=registry),
+            client=client,
+            informers=informers,
+            clock=clock or SystemClock(),
+            registry=registry,
+            acceptors=acceptors,
+            address=config.modules.cloud_hub.advertise_address[0],
+            api_ca=api_ca,
+        )
+        hive = Hive("cloudcore", factories(deps), enabled=enabled(deps), bus=deps.bus, registry=registry)
+        async with contextlib.AsyncExitStack() as doors:
+            if acceptors is None:
+                await doors.enter_async_context(_monitor(hive, config, registry))
+            await (hive.run(stop) if stop is not None else run_until_signal(hive))
+
+
+def _monitor(
+    hive: Hive, config: CloudCore, registry: CollectorRegistry
+) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
+    """Health and metrics of the process."""
+    from aiohttp import web
+
+    host, _, port = config.common_config.monitor_server.bind_address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(
+            "commonConfig.monitorServer.bindAddress is to be <address>:<port>, such as 127.0.0.1:9091, "
+            f"not {config.common_config.monitor_server.bind_address!r}"
+        )
+    app = web.Application()
+    app.router.add_routes(routes(hive, registry))
+    return serve(app, host=host.strip("[]"), port=int(port))
+
+
+def with_address(config: CloudCore) -> CloudCore:
+    """The configuration with this machine's address where none is advertised."""
+    hub = config.modules.cloud_hub
+    if any(hub.advertise_address):
+        return config
+    hub = msgspec.structs.replace(hub, advertise_address=[own_address()])
+    return msgspec.structs.replace(config, modules=msgspec.structs.replace(config.modules, cloud_hub=hub))
+
+
+def own_address() -> str:
+    """The address this machine would speak from to others; no packet is sent."""
+    for family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as prober, contextlib.suppress(OSError):
+            prober.connect((probe, 9))
+            return str(prober.getsockname()[0])
+    return "127.0.0.1"
+
+
+def api_access(config: CloudCore) -> ClusterAccess:
+    """How the configuration says to reach the API; raises KubeconfigError."""
+    api = config.kube_api_config
+    if api.master and not api.kube_config:
+        return ClusterAccess(server=api.master)
+    access = load(api.kube_config)
+    return replace(access, server=api.master) if api.master else access
+
+
+def minimal_config() -> CloudCore:
+    """What most clusters change, with this machine's address and the usual kubeconfig."""
+    config = with_address(CloudCore())
+    hub = msgspec.structs.replace(config.modules.cloud_hub, node_limit=1000)
+    api = msgspec.structs.replace(config.kube_api_config, kube_config="/root/.kube/config")
+    modules = msgspec.structs.replace(config.modules, cloud_hub=hub)
+    return msgspec.structs.replace(config, kube_api_config=api, modules=modules)
+
+
+#: The keys of `--minconfig`.
+_MINIMAL: dict[str, object] = {
+    "apiVersion": None,
+    "kind": None,
+    "kubeAPIConfig": {"kubeConfig": None},
+    "modules": {
+        "cloudHub": {
+            "advertiseAddress": None,
+            "nodeLimit": None,
+            "tlsCAFile": None,
+            "tlsCAKeyFile": None,
+            "tlsCertFile": None,
+            "tlsPrivateKeyFile": None,
+            "websocket": None,
+            "https": None,
+        }
+    },
+}
+
+
+def _pick(data: dict[str, object], keys: dict[str, object]) -> dict[str, object]:
+    picked: dict[str, object] = {}
+    for key, below in keys.items():
+        value = data[key]
+        picked[key] = _pick(value, below) if isinstance(below, dict) and isinstance(value, dict) else value
+    return picked
+
+
+def _print_minimal() -> None:
+    import yaml
+
+    data = msgspec.to_builtins(minimal_config())
+    click.echo(yaml.safe_dump(_pick(data, _MINIMAL), sort_keys=False, default_flow_style=False), nl=False)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "path", default=DEFAULT_CONFIG, show_default=True, help="The configuration file.")
+@click.option("--defaultconfig", is_flag=True, help="Print a configuration with every key at its default, and exit.")
+@click.option("--minconfig", is_flag=True, help="Print a configuration with the keys most change, and exit.")
+@click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+@click.version_option(__version__, prog_name="cloudcore")
+def main(path: str, defaultconfig: bool, minconfig: bool, log_level: str) -> None:
+    """The cloud half: serves edge nodes and speaks to the Kubernetes API for them."""
+    if defaultconfig:
+        click.echo(configuration.dump(CloudCore()), nl=False)
+        return
+    if minconfig:
+        _print_minimal()
+        return
+    if log_level.lower() not in ("debug", "info", "warning", "error"):
+        raise click.BadParameter("use debug, info, warning or error", param_hint="--log-level")
+    logs.setup(log_level)
+    try:
+        _run(configuration.load(Path(path), CloudCore))
+    except (ConfigError, KubeconfigError, ModuleFailed, UnknownModule, PortInUse) as error:
+        click.echo(f"cloudcore: {error}", err=True)
+        sys.exit(1)
+
+
+def _run(config: CloudCore) -> None:
+    import uvloop
+
+    access = api_access(config)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, access))
+
+
+async def _serve(config: CloudCore, access: ClusterAccess) -> None:
+    async with HttpClient(access) as client:
+        log.info("cloudcore %s serves edge nodes for %s", __version__, access.server)
+        await run_cloudcore(config, client, api_ca=access.certificate_authority.decode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Module `cloudhub`: the cloud's end of every connection to a node.
+
+It opens the doors (or takes the acceptors it is given), owns the sessions and the delivery records, and hands
+messages between nodes and cloud modules. It never reads what objects say beyond their identity.
+
+Go: cloud/pkg/cloudhub/cloudhub.go
+"""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from edgehive.api.registry import NODES
+from edgehive.beehive.bus import MailboxFull, NoSuchModule
+from edgehive.beehive.message import Message
+from edgehive.beehive.module import Ready
+from edgehive.cloudcore.cloudhub import authz, dispatch
+from edgehive.cloudcore.cloudhub.authority import Authority
+from edgehive.cloudcore.cloudhub.join import join_door
+from edgehive.cloudcore.cloudhub.outbox import Parcel
+from edgehive.cloudcore.cloudhub.ownership import Ownership
+from edgehive.cloudcore.cloudhub.servers import websocket_acceptor
+from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
+from edgehive.cloudcore.deps import CloudDeps
+from edgehive.cloudcore.objectsync import DeliveryRecords
+from edgehive.kit.clock import unix_millis
+from edgehive.kube.errors import ApiError, NotFound
+from edgehive.wire.acceptor import Acceptor
+from edgehive.wire.link import Link
+from edgehive.wire.names import CloudModule, Operation, Source
+from edgehive.wire.ws import LinkMetrics
+
+log = logging.getLogger("edgehive.cloudhub")
+
+#: How long a cloud module may have no room before a node's message is refused: less than a keepalive.
+HAND_ON_SECONDS = 5.0
+
+
+class HubMetrics:
+    """Made once per process: a hub that is disabled and enabled again goes on counting."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.connected = Gauge("edgehive_hub_sessions", "Nodes connected.", registry=registry)
+        self.refused = Counter("edgehive_hub_refused_messages", "Messages a node may not send.", registry=registry)
+        self.links = LinkMetrics(registry)
+
+
+class CloudHub:
+    """See the file's head."""
+
+    name: str = CloudModule.CLOUD_HUB
+    group: str = CloudModule.CLOUD_HUB
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, deps: CloudDeps, records: DeliveryRecords, metrics: HubMetrics) -> None:
+        self._deps = deps
+        self._config = deps.config.modules.cloud_hub
+        self._records = records
+        self._mailbox = deps.bus.register(self.name, self.group, size=8192)
+        self._ownership = Ownership(deps)
+        self._sessions = Sessions(silence=self._config.keepalive_interval)
+        self._downstream = dispatch.Downstream(self._sessions, records, self._node_deleted)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._metrics = metrics
+
+    async def run(self, ready: Ready) -> None:
+        async with asyncio.TaskGroup() as group, AsyncExitStack() as doors:
+            self._tasks = group
+            group.create_task(self._records.run(), name="delivery records")
+            group.create_task(self._sessions.sweep(), name="keepalive sweep")
+            await self._records.wait_loaded()
+            await self._ownership.wait_synced()
+            acceptors = self._deps.acceptors
+            if acceptors is None:
+                acceptors = await self._open_doors(doors)
+            for acceptor in acceptors:
+                await doors.enter_async_context(acceptor)
+                group.create_task(self._accept(acceptor), name="accept nodes")
+            ready()
+            async for message in self._mailbox:
+                self._downstream.dispatch(message)
+
+    # Doors
+
+    async def _open_doors(self, doors: AsyncExitStack) -> list[Acceptor]:
+        authority = await Authority.load(self._deps.client, self._deps.clock, self._config)
+        await authority.renew_token()
+        files = doors.enter_context(authority.files())
+        assert self._tasks is not None
+        self._tasks.create_task(self._renew_tokens(authority), name="join tokens")
+        if self._config.https.enable:
+            await doors.enter_async_context(join_door(self._config, authority, files, self._node_exists))
+        if not self._config.websocket.enable:
+            return []
+        door = websocket_acceptor(self._config, files, self._deps.clock, self._metrics.links)
+        acceptor, _ = await doors.enter_async_context(door)
+        return [acceptor]
+
+    async def _renew_tokens(self, authority: Authority) -> None:
+        while True:
+            await asyncio.sleep(self._config.token_refresh_duration * 3600)
+            try:
+                await authority.check_shared()
+                await authority.renew_token()
+            except ApiError as error:
+                # The present token is good for as long again.
+                log.warning("cannot renew the join token: %s", error)
+
+    async def _node_exists(self, name: str) -> bool:
+        try:
+            await self._deps.client.get(NODES, name)
+        except NotFound:
+            return False
+        return True
+
+    # Sessions
+
+    async def _accept(self, acceptor: Acceptor) -> None:
+        async for link in acceptor:
+            assert self._tasks is not None
+            self._tasks.create_task(self._hold(link), name=f"session {link.peer.node}")
+
+    async def _hold(self, link: Link) -> None:
+        """The life of one session, from its registration to its end."""
+        node = link.peer.node
+        if self._sessions.get(node) is None and len(self._sessions) >= self._config.node_limit:
+            reason = f"{self._config.node_limit} nodes are connected, which is the limit (cloudHub.nodeLimit)"
+            log.warning("node %s refused: %s", node, reason)
+            await link.close(reason)
+            return
+        session = Session(
+            link,
+            self._sessions.next_epoch(),
+            on_message=self._upstream,
+            on_delivered=self._delivered,
+            on_overflow=self._announce,
+            on_keepalive=self._sessions.heard,
+        )
+        self._sessions.enter(session)
+        self._metrics.connected.set(len(self._sessions))
+        log.info("node %s connected from %s (session %d)", node, link.peer.address, session.epoch)
+        self._announce(node)
+        self._ownership.claim(node, self._tasks)
+        reason = ""
+        try:
+            reason = await session.run()
+        except Exception:
+            log.exception("session %d of node %s failed", session.epoch, node)
+        finally:
+            last = self._sessions.leave(session)
+            self._metrics.connected.set(len(self._sessions))
+            log.info("session %d of node %s ended%s: %s", session.epoch, node, "" if last else " (replaced)", reason)
+
+    def _announce(self, node: str) -> None:
+        """Have synccontroller deliver what the node missed."""
+        message = Message.of(
+            source=Source.CLOUD_HUB,
+            group=CloudModule.SYNC_CONTROLLER,
+            operation=Operation.CONNECT,
+            resource=f"node/{node}/connection",
+            timestamp=self._now(),
+        )
+        assert self._tasks is not None
+        self._tasks.create_task(self._send_announcement(message), name=f"announce {node}")
+
+    async def _send_announcement(self, message: Message) -> None:
+        try:
+            await self._deps.bus.send(CloudModule.SYNC_CONTROLLER, message)
+        except NoSuchModule:
+            log.debug("synccontroller is off: a node that returns is told nothing it missed")
+        except MailboxFull as error:
+            log.warning("a node's return is noticed at the next round only: %s", error)
+
+    def _node_deleted(self, node: str) -> None:
+        """The Node object is gone: end its session and its records. The delete itself is never written."""
+        self._records.forget_node(node)
+        session = self._sessions.get(node)
+        if session is not None:
+            session.end("the node was deleted from the cluster")
+
+    def _delivered(self, session: Session, parcel: Parcel) -> None:
+        ref = dispatch.object_ref(parcel.message)
+        if parcel.deletion:
+            self._records.deleted(session.node, ref)
+        else:
+            self._records.acknowledged(session.node, ref, parcel.version)
+
+    # Up
+
+    async def _upstream(self, session: Session, message: Message) -> None:
+        reason = authz.violation(session.node, message, self._ownership.node_of_pod)
+        if reason:
+            self._metrics.refused.inc()
+            enforced = self._config.authorization.enforced
+            log.log(
+                logging.WARNING if enforced else logging.DEBUG,
+                "node %s may not %s %s: %s", session.node, message.route.operation, message.route.resource, reason,
+            )  # fmt: skip
+            if enforced:
+                self._refuse(session, message, f"node {session.node!r} may not do this: {reason}")
+                return
+        answer = dispatch.certificate_authority_reply(message, self._deps.api_ca, timestamp=self._now())
+        if answer is not None:
+            session.notice(answer)
+            return
+        await self._hand_on(session, message)
+
+    async def _hand_on(self, session: Session, message: Message) -> None:
+        module = dispatch.destination(message)
+        if not module:
+            log.debug("node %s: ignored %s %s", session.node, message.route.operation, message.route.resource)
+            return
+        try:
+            await self._deps.bus.send(module, dispatch.with_node(session.node, message), timeout=HAND_ON_SECONDS)
+        except NoSuchModule as error:
+            log.debug("node %s: %s %s: %s", session.node, message.route.operation, message.route.resource, error)
+        except MailboxFull as error:
+            log.warning("node %s: not served now: %s", session.node, error)
+            self._refuse(session, message, f"cloudcore is overloaded, try again: {error}")
+
+    def _refuse(self, session: Session, message: Message, reason: str) -> None:
+        answer = dispatch.refusal(message, reason, timestamp=self._now())
+        if answer is not None:
+            session.notice(answer)
+
+    def _now(self) -> int:
+        return unix_millis(self._deps.clock.now())

@@ -1,0 +1,61 @@
+"""The hub's WebSocket door: TLS with a required client certificate, whose name is the node's.
+
+cloudhub opens it when it is not given acceptors. It only accepts; `wire.ws` speaks and `sessions` listens.
+
+Go: cloud/pkg/cloudhub/servers/server.go
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from edgehive.api.config.cloudcore import CloudHub as HubConfig
+from edgehive.cloudcore.cloudhub.authority import TlsFiles
+from edgehive.kit.clock import Clock
+from edgehive.kit.http import serve
+from edgehive.kit.tls import ECDSA_CIPHERS, server_context
+from edgehive.wire import join
+from edgehive.wire.acceptor import Acceptor
+from edgehive.wire.link import JoinRefused
+from edgehive.wire.ws import REFUSAL_HEADER, LinkMetrics, handler, peer_of
+
+log = logging.getLogger("edgehive.cloudhub")
+
+
+@asynccontextmanager
+async def websocket_acceptor(
+    config: HubConfig, files: TlsFiles, clock: Clock, metrics: LinkMetrics | None = None
+) -> AsyncIterator[tuple[Acceptor, int]]:
+    """Listen for nodes; gives the acceptor (not yet entered) and the port."""
+    acceptor = Acceptor("the hub")
+    accept = handler(acceptor, clock=clock, metrics=metrics)
+    enforced = config.authorization.enforced
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if wrong := _identity_violation(request):
+            log.log(logging.WARNING if enforced else logging.DEBUG, "connection from %s: %s", request.remote, wrong)
+            if enforced:
+                raise web.HTTPForbidden(text=wrong, headers={REFUSAL_HEADER: wrong})
+        return await accept(request)
+
+    app = web.Application()
+    # wire: any path upgrades; identity comes from the header and the certificate
+    app.router.add_get("/{path:.*}", handle)
+    context = server_context(files.certificate, files.key, client_ca=files.ca)
+    context.set_ciphers(ECDSA_CIPHERS)
+    listen = config.websocket
+    async with serve(app, host=listen.address, port=listen.port, ssl_context=context) as (host, port):
+        log.info("nodes connect to %s:%d", host, port)
+        yield acceptor, port
+
+
+def _identity_violation(request: web.Request) -> str:
+    """Why the connection is not the node's it says it is; "" when it is."""
+    peer = peer_of(request)
+    try:
+        node = join.node_of(peer.common_name, peer.organizations)
+    except JoinRefused as refused:
+        return str(refused)
+    return "" if node == peer.node else f"the certificate is node {node!r}'s, the connection says node {peer.node!r}"

@@ -1,0 +1,198 @@
+"""One session per connected node: its outbox, its writer and its reader; and the register of all of them.
+
+A session has an epoch. A second connection of a node replaces the first and takes over what that had not
+delivered; the end of the first then finds that it is no longer registered and touches nothing. Silence is
+found by one sweep over all sessions, which stand in the order of their last keepalive.
+
+Go: cloud/pkg/cloudhub/session
+"""
+
+import asyncio
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from edgehive.beehive.message import Message
+from edgehive.cloudcore.cloudhub.outbox import Outbox, Parcel, Verdict
+from edgehive.kit.tasks import first_of
+from edgehive.wire.codec import MessageTooLarge
+from edgehive.wire.link import Link, LinkClosed, ProtocolError
+from edgehive.wire.names import Operation
+
+log = logging.getLogger("edgehive.cloudhub")
+
+
+class Session:
+    """The cloud's end of one connection."""
+
+    def __init__(
+        self,
+        link: Link,
+        epoch: int,
+        *,
+        on_message: Callable[["Session", Message], Awaitable[None]],
+        on_delivered: Callable[["Session", Parcel], None],
+        on_overflow: Callable[[str], None],
+        on_keepalive: Callable[["Session"], None],
+    ) -> None:
+        self.node = link.peer.node
+        self.epoch = epoch
+        self.outbox = Outbox()
+        self._link = link
+        self._wake = asyncio.Event()
+        self._ended = ""
+        self._end = asyncio.Event()
+        self._on_message = on_message
+        self._on_delivered = on_delivered
+        self._on_overflow = on_overflow
+        self._on_keepalive = on_keepalive
+
+    # Filling the outbox
+
+    def notice(self, message: Message) -> None:
+        self.outbox.notice(message)
+        self._wake.set()
+
+    def reply(self, parcel: Parcel) -> None:
+        self.outbox.reply(parcel)
+        self._wake.set()
+
+    def push(self, parcel: Parcel) -> Verdict:
+        verdict = self.outbox.push(parcel)
+        self._wake.set()
+        return verdict
+
+    def release(self, uid: str) -> None:
+        self.outbox.release(uid)
+        self._wake.set()
+
+    # Life
+
+    async def run(self) -> str:
+        """Write and read until the link ends or `end` is called; returns why."""
+        try:
+            await first_of(self._write(), self._read(), self._end.wait())
+        except LinkClosed as error:
+            self._ended = self._ended or str(error)
+        except ProtocolError as error:
+            self._ended = self._ended or f"the node broke the protocol: {error}"
+        finally:
+            await self._link.close(self._ended)
+        return self._ended
+
+    def end(self, reason: str) -> None:
+        """Have the session end soon."""
+        self._ended = self._ended or reason
+        self._end.set()
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            message = self.outbox.next(loop.time())
+            if message is None:
+                await self._rest()
+                continue
+            try:
+                await self._link.send(message)
+            except MessageTooLarge as error:
+                log.error("node %s: not sent: %s", self.node, error)
+                self.outbox.acknowledge(message.id)
+
+    async def _rest(self) -> None:
+        if self.outbox.overflowed and not len(self.outbox):
+            self.outbox.overflowed = False
+            self._on_overflow(self.node)
+        self._wake.clear()
+        try:
+            async with asyncio.timeout_at(self.outbox.wake_at):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._link.receive()
+            operation = message.route.operation
+            if operation == Operation.KEEPALIVE:
+                self._on_keepalive(self)
+            elif operation == Operation.RESPONSE:
+                self._acknowledged(message)
+            elif operation == Operation.ERROR:
+                log.warning("node %s could not store %s: %s", self.node, message.route.resource, _text(message))
+            elif message.id:
+                await self._on_message(self, message)
+
+    def _acknowledged(self, message: Message) -> None:
+        parcel = self.outbox.acknowledge(message.header.parent_id)
+        if parcel is not None:
+            self._on_delivered(self, parcel)
+            self._wake.set()
+
+
+def _text(message: Message) -> str:
+    return message.content_bytes()[:500].decode(errors="replace")
+
+
+class Sessions:
+    """The register: at most one session per node."""
+
+    def __init__(self, *, silence: float) -> None:
+        self._silence = silence
+        self._by_node: dict[str, Session] = {}
+        self._deadlines: OrderedDict[Session, float] = OrderedDict()
+        self._epochs = itertools.count(1)
+        self._heard = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._by_node)
+
+    def get(self, node: str) -> Session | None:
+        return self._by_node.get(node)
+
+    def nodes(self) -> list[str]:
+        return list(self._by_node)
+
+    def next_epoch(self) -> int:
+        return next(self._epochs)
+
+    def enter(self, session: Session) -> None:
+        """Register a session; an older one of the node hands over its outbox and ends."""
+        older = self._by_node.get(session.node)
+        if older is not None:
+            session.outbox.adopt(older.outbox)
+            self._deadlines.pop(older, None)
+            older.end("another connection of this node took its place")
+        self._by_node[session.node] = session
+        self.heard(session)
+
+    def leave(self, session: Session) -> bool:
+        """Remove exactly this session; False when another one has taken its place."""
+        self._deadlines.pop(session, None)
+        if self._by_node.get(session.node) is not session:
+            return False
+        del self._by_node[session.node]
+        return True
+
+    def heard(self, session: Session) -> None:
+        """A keepalive came (or the session began)."""
+        if self._by_node.get(session.node) is not session:
+            return
+        self._deadlines[session] = asyncio.get_running_loop().time() + self._silence
+        self._deadlines.move_to_end(session)
+        self._heard.set()
+
+    async def sweep(self) -> None:
+        """End sessions that stay silent, until cancelled: one timer for all of them."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._deadlines:
+                self._heard.clear()
+                await self._heard.wait()
+                continue
+            session, deadline = next(iter(self._deadlines.items()))
+            if deadline > loop.time():
+                await asyncio.sleep(deadline - loop.time())
+                continue
+            del self._deadlines[session]
+            session.end(f"no keepalive within {self._silence:g} s")

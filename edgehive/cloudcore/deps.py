@@ -1,0 +1,32 @@
+"""`CloudDeps`: what every cloud module is given, and nothing else. Built once by `cloudcore.app`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from edgehive.api.config.cloudcore import CloudCore
+from edgehive.beehive.bus import Bus
+from edgehive.kit.clock import Clock
+from edgehive.kube.client import Client
+from edgehive.kube.informer import Informers
+from edgehive.wire.acceptor import Acceptor
+
+#: Label that makes a node an edge node; the value is exactly empty.
+EDGE_NODE_SELECTOR = "node-role.kubernetes.io/edge="
+
+
+@dataclass(frozen=True, slots=True)
+class CloudDeps:
+    """`acceptors` None: cloudhub opens its own ports. `address` is what this cloudcore writes on its nodes."""
+
+    config: CloudCore
+    bus: Bus
+    client: Client
+    informers: Informers
+    clock: Clock
+    registry: CollectorRegistry
+    acceptors: Sequence[Acceptor] | None = None
+    address: str = ""
+    #: The API server's CA as PEM text, for edges that ask for it; "" when the kubeconfig gives none.
+    api_ca: str = ""

@@ -1,0 +1,104 @@
+"""What the flows of edgecontroller work with: the API, the shared copies of it, and the location index."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edgehive.api.core import Lens
+from edgehive.api.document import Document
+from edgehive.api.registry import CONFIG_MAPS, NODES, PODS, SECRETS, ApiResource
+from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
+from edgehive.cloudcore.edgecontroller.location import Location, Reference
+from edgehive.cloudcore.flows import Request
+from edgehive.kube.client import Client
+from edgehive.kube.errors import Forbidden
+from edgehive.kube.informer import Informer
+
+
+class _Placement(Lens, frozen=True):
+    node_name: str = ""
+
+
+class _Placed(Lens, frozen=True):
+    spec: _Placement = _Placement()
+
+
+def node_of(pod: Document) -> str:
+    """The node a pod is bound to, "" for none."""
+    return pod.read(_Placed).spec.node_name
+
+
+def _by_node(pod: Document) -> list[str]:
+    node = node_of(pod)
+    return [node] if node else []
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeContext:
+    """Given to every flow. `enforce`: a node gets only what its pods need."""
+
+    client: Client
+    nodes: Informer
+    pods: Informer
+    caches: dict[ApiResource, Informer]
+    address: str = ""
+    enforce: bool = True
+    location: Location = field(default_factory=Location)
+
+    @classmethod
+    def of(cls, deps: CloudDeps) -> "EdgeContext":
+        informers = deps.informers
+        return cls(
+            client=deps.client,
+            nodes=informers.of(NODES, label_selector=EDGE_NODE_SELECTOR),
+            pods=informers.of(PODS, indexers={"node": _by_node}),
+            caches={resource: informers.of(resource) for resource in (CONFIG_MAPS, SECRETS)},
+            address=deps.address,
+            enforce=deps.config.modules.cloud_hub.authorization.enforced,
+        )
+
+    def is_edge(self, node: str) -> bool:
+        return self.nodes.get(node) is not None
+
+    def pods_on(self, node: str) -> list[Document]:
+        return self.pods.by_index("node", node)
+
+    def demand_need(self, request: Request) -> None:
+        """Refuse what no pod of the node refers to."""
+        resource = request.resource
+        if self.enforce and not self.location.needs(
+            request.node, Reference(resource.type, resource.namespace, resource.name)
+        ):
+            raise Forbidden(
+                f"no pod on node {request.node!r} refers to {resource.type} {resource.namespace}/{resource.name}"
+            )
+
+
+def same_apart_from_status(old: Document, new: Document, *, keep: tuple[str, ...] = ()) -> bool:
+    """Whether two versions differ only in bookkeeping and in status, `keep` naming the parts of it that count."""
+    return _essence(old, keep) == _essence(new, keep)
+
+
+_BOOKKEEPING = ("resourceVersion", "managedFields", "generation")
+
+
+def _essence(document: Document, keep: tuple[str, ...]) -> dict[str, object]:
+    decoded = document.to_dict()
+    status = decoded.pop("status", None) or {}
+    metadata = {key: value for key, value in decoded.get("metadata", {}).items() if key not in _BOOKKEEPING}
+    return decoded | {"metadata": metadata, "status": {key: status.get(key) for key in keep}}
+
+
+def patch_uid(patch: bytes) -> str:
+    """The uid a status patch is meant for; "" when it names none."""
+
+    class Meta(msgspec.Struct):
+        uid: str = ""
+
+    class Patch(msgspec.Struct):
+        metadata: Meta = msgspec.field(default_factory=Meta)
+
+    try:
+        return msgspec.json.decode(patch, type=Patch).metadata.uid
+    except msgspec.MsgspecError:
+        return ""

@@ -1,0 +1,202 @@
+"""All that happens to a node on the cloud's side: nodes down; registration, status and leases up.
+
+Go: cloud/pkg/edgecontroller/controller (nodes, leases)
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from edgehive.api.core import Pod
+from edgehive.api.registry import LEASES, NODES, PODS
+from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR
+from edgehive.cloudcore.edgecontroller.context import EdgeContext, same_apart_from_status
+from edgehive.cloudcore.flows import (
+    Answer,
+    Down,
+    Envelope,
+    Reply,
+    Request,
+    Unchanged,
+    bare,
+    downstream,
+    error_status,
+    object_reply,
+    ok,
+    upstream,
+)
+from edgehive.kube.client import PatchType
+from edgehive.kube.errors import AlreadyExists, BadRequest, NotFound
+from edgehive.kube.informer import Change
+from edgehive.wire import payloads
+from edgehive.wire import resource as paths
+from edgehive.wire.names import Operation, ResourceType
+
+EMPTY_NODE: dict[str, Any] = {
+    "metadata": {"creationTimestamp": None},
+    "spec": {},
+    "status": {
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
+        "nodeInfo": dict.fromkeys(
+            (
+                "machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "containerRuntimeVersion",
+                "kubeletVersion", "kubeProxyVersion", "operatingSystem", "architecture",
+            ),
+            "",
+        ),
+    },
+}  # fmt: skip
+EMPTY_LEASE: dict[str, Any] = {"metadata": {"creationTimestamp": None}, "spec": {}}
+#: Annotation that names the cloudcore a node is connected to.
+CLOUDCORE_ANNOTATION = "cloudcore"
+
+
+@downstream(NODES, label_selector=EDGE_NODE_SELECTOR)
+def nodes_down(change: Change, context: EdgeContext) -> Iterator[Down | Unchanged]:
+    """A node is told of itself; one that has just become an edge node also gets the pods bound to it before."""
+    name = change.document.meta.name
+    if change.new is None:
+        yield Down(name, Operation.DELETE, NODES, change.document)
+        return
+    if change.old is not None and same_apart_from_status(change.old, change.new, keep=("volumesAttached",)):
+        yield Unchanged(name, change.old, change.new)
+        return
+    yield Down(name, Operation.UPDATE, NODES, change.new)
+    if change.old is None:
+        for document in context.pods_on(name):
+            context.location.put(document.read(Pod))
+            yield Down(name, Operation.UPDATE, PODS, document)
+
+
+class _Labelled(msgspec.Struct):
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _NodeUpdate(msgspec.Struct):
+    metadata: _Labelled = msgspec.field(default_factory=_Labelled)
+
+
+def is_reserved(label: str) -> bool:
+    """Labels a node may not be created with: prefix kubernetes.io or below it."""
+    prefix, slash, _ = label.partition("/")
+    return bool(slash) and (prefix == "kubernetes.io" or prefix.endswith(".kubernetes.io"))
+
+
+@upstream(ResourceType.NODE, Operation.INSERT, envelope=Envelope.OBJECT, empty=EMPTY_NODE)
+async def node_insert(request: Request, context: EdgeContext) -> Answer:
+    """Register the node: create it bare, then give it its labels (which make it an edge node)."""
+    node = request.read(dict[str, Any])
+    labels = _take_reserved_labels(node)
+    try:
+        created = await _register(request.resource.name, node, labels, context)
+    except AlreadyExists as error:
+        await _complete_labels(request.resource.name, labels, context)
+        empty = EMPTY_NODE | {"metadata": {"creationTimestamp": None, "labels": labels}}
+        return Reply(payloads.object_response(empty, error_status(error)))
+    return created
+
+
+def _take_reserved_labels(node: dict[str, Any]) -> dict[str, str]:
+    metadata = node.setdefault("metadata", {})
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("labels") or {}, dict):
+        raise BadRequest("a Node's metadata and metadata.labels are to be objects")
+    labels: dict[str, str] = metadata.get("labels") or {}
+    metadata["labels"] = {key: value for key, value in labels.items() if not is_reserved(key)}
+    return {key: value for key, value in labels.items() if is_reserved(key)}
+
+
+async def _register(name: str, node: dict[str, Any], labels: Mapping[str, str], context: EdgeContext) -> Reply:
+    metadata = node["metadata"]
+    metadata["name"] = name
+    if context.address:
+        metadata["annotations"] = (metadata.get("annotations") or {}) | {CLOUDCORE_ANNOTATION: context.address}
+    node = {"apiVersion": "v1", "kind": "Node"} | node
+    document = await context.client.create(NODES, node)
+    if labels:
+        document = await context.client.patch(NODES, name, {"metadata": {"labels": labels}}, type=PatchType.MERGE)
+    return object_reply(document, versioned=False)
+
+
+async def _complete_labels(name: str, labels: Mapping[str, str], context: EdgeContext) -> None:
+    """A registration that broke off between its two steps left a node without its labels."""
+    present = (await context.client.get(NODES, name)).meta.labels or {}
+    missing = {key: value for key, value in labels.items() if key not in present}
+    if missing:
+        await context.client.patch(NODES, name, {"metadata": {"labels": missing}}, type=PatchType.MERGE)
+
+
+@upstream(ResourceType.NODE, Operation.QUERY)
+async def node_query(request: Request, context: EdgeContext) -> Answer:
+    return bare(context.nodes.get(request.resource.name) or await context.client.get(NODES, request.resource.name))
+
+
+@upstream(ResourceType.NODE, Operation.UPDATE, envelope=Envelope.OK)
+async def node_update(request: Request, context: EdgeContext) -> Answer:
+    """Merge the labels and annotations an edge sets on itself."""
+    given = request.read(_NodeUpdate).metadata
+    patch = {"metadata": {"labels": given.labels or {}, "annotations": given.annotations or {}}}
+    document = await context.client.patch(NODES, request.resource.name, patch, type=PatchType.MERGE)
+    return ok(resource_version=document.meta.resource_version)
+
+
+@upstream(ResourceType.NODE_PATCH, Operation.PATCH, envelope=Envelope.OBJECT, empty=EMPTY_NODE)
+async def node_patch(request: Request, context: EdgeContext) -> Answer:
+    return object_reply(
+        await context.client.patch(
+            NODES, request.resource.name, request.json(), type=PatchType.STRATEGIC, subresource="status"
+        )
+    )
+
+
+@upstream(ResourceType.NODE_STATUS, Operation.INSERT, envelope=Envelope.OK)
+async def node_status_insert(request: Request, context: EdgeContext) -> Answer:
+    """The older form of registration."""
+    node = request.read(dict[str, Any])
+    labels = _take_reserved_labels(node)
+    try:
+        await _register(request.resource.name, node, labels, context)
+    except AlreadyExists:
+        await _complete_labels(request.resource.name, labels, context)
+    # wire: answered under `node`, not `nodestatus`; golden 30
+    return ok(path=_node_path(request))
+
+
+@upstream(ResourceType.NODE_STATUS, Operation.UPDATE, envelope=Envelope.OK)
+async def node_status_update(request: Request, context: EdgeContext) -> Answer:
+    """The older form of status reports."""
+    report = request.read(payloads.NodeStatusRequest)
+    patch = msgspec.json.encode({"status": report.status})
+    document = await context.client.patch(
+        NODES, request.resource.name, patch, type=PatchType.STRATEGIC, subresource="status"
+    )
+    return ok(path=_node_path(request), resource_version=document.meta.resource_version)
+
+
+def _node_path(request: Request) -> str:
+    return str(paths.of(ResourceType.NODE, "", request.resource.name))
+
+
+@upstream(ResourceType.LEASE, Operation.QUERY, envelope=Envelope.OBJECT)
+async def lease_query(request: Request, context: EdgeContext) -> Answer:
+    resource = request.resource
+    try:
+        return object_reply(await context.client.get(LEASES, resource.name, resource.api_namespace), versioned=False)
+    except NotFound as error:
+        return Reply(payloads.object_response(None, error_status(error)))
+
+
+@upstream(ResourceType.LEASE, Operation.INSERT, envelope=Envelope.OBJECT, empty=EMPTY_LEASE)
+async def lease_insert(request: Request, context: EdgeContext) -> Answer:
+    resource = request.resource
+    return object_reply(await context.client.create(LEASES, request.json(), resource.api_namespace), versioned=False)
+
+
+@upstream(ResourceType.LEASE, Operation.UPDATE, envelope=Envelope.OBJECT, empty=EMPTY_LEASE)
+async def lease_update(request: Request, context: EdgeContext) -> Answer:
+    resource = request.resource
+    return object_reply(
+        await context.client.update(LEASES, request.json(), resource.api_namespace, name=resource.name),
+        versioned=False,
+    )

@@ -1,0 +1,166 @@
+"""Module `synccontroller`: a node that was away gets what it missed, and nothing twice.
+
+When a node connects, its delivery records are compared with the objects as they are now: what is gone, or
+lives again under another uid, is deleted; what is newer than the node acknowledged is sent. Deletions go
+first, and only after the API itself has said that the object is gone. A slow round over all connected nodes
+repairs what was lost on the way. Records of nodes that no longer exist end.
+
+Go: cloud/pkg/synccontroller
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+
+import msgspec
+
+from edgehive.api.document import Document
+from edgehive.api.registry import CONFIG_MAPS, NODES, PODS, SECRETS, ApiResource, by_kind
+from edgehive.beehive.bus import MailboxFull, NoSuchModule
+from edgehive.beehive.message import Message
+from edgehive.beehive.module import Ready
+from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
+from edgehive.cloudcore.flows import Down, down_message
+from edgehive.cloudcore.objectsync import DeliveryRecords, Record
+from edgehive.kit.clock import unix_millis
+from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.informer import Changes, Informer
+from edgehive.wire.names import CloudModule, Operation, Source
+from edgehive.wire.resource import strip_node
+
+log = logging.getLogger("edgehive.synccontroller")
+
+#: Seconds between two rounds over everything.
+ROUND_SECONDS = 60.0
+#: Nodes compared at a time.
+AT_ONCE = 8
+RETRY_SECONDS = 5.0
+
+
+class SyncController:
+    """See the file's head."""
+
+    name: str = CloudModule.SYNC_CONTROLLER
+    group: str = CloudModule.SYNC_CONTROLLER
+    needs: tuple[str, ...] = (CloudModule.CLOUD_HUB,)
+
+    def __init__(self, deps: CloudDeps, records: DeliveryRecords) -> None:
+        self._deps = deps
+        self._records = records
+        self._mailbox = deps.bus.register(self.name, self.group, size=8192)
+        informers = deps.informers
+        self._caches: dict[ApiResource, Informer] = {
+            resource: informers.of(resource) for resource in (PODS, CONFIG_MAPS, SECRETS)
+        }
+        self._nodes = informers.of(NODES, label_selector=EDGE_NODE_SELECTOR)
+        self._caches[NODES] = self._nodes
+        self._due: OrderedDict[str, None] = OrderedDict()
+        self._wake = asyncio.Event()
+
+    async def run(self, ready: Ready) -> None:
+        await asyncio.gather(*(cache.wait_synced() for cache in self._caches.values()))
+        await self._records.wait_loaded()
+        async with asyncio.TaskGroup() as group:
+            for number in range(AT_ONCE):
+                group.create_task(self._work(), name=f"compare nodes {number}")
+            group.create_task(self._rounds(), name="rounds")
+            group.create_task(self._follow_nodes(self._nodes.changes()), name="follow nodes")
+            ready()
+            async for message in self._mailbox:
+                if message.route.operation == Operation.CONNECT:
+                    self._mark(strip_node(message.route.resource)[0])
+
+    def _mark(self, node: str) -> None:
+        self._due[node] = None
+        self._wake.set()
+
+    async def _rounds(self) -> None:
+        while True:
+            for node in self._records.nodes():
+                self._mark(node)
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def _follow_nodes(self, changes: Changes) -> None:
+        async with changes:
+            async for change in changes:
+                if change.new is None:
+                    self._mark(change.document.meta.name)
+
+    async def _work(self) -> None:
+        while True:
+            while not self._due:
+                self._wake.clear()
+                await self._wake.wait()
+            node, _ = self._due.popitem(last=False)
+            try:
+                await self._compare_node(node)
+            except ApiError as error:
+                log.warning("node %s is compared again later: %s", node, error)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, node)
+
+    async def _compare_node(self, node: str) -> None:
+        """Send a node what it misses, deletions first."""
+        if self._nodes.get(node) is None and not await self._exists(node):
+            self._records.forget_node(node)
+            return
+        updates: list[Down] = []
+        for record in self._records.of_node(node):
+            current = await self._current(record)
+            if current is None or current.meta.uid != record.ref.uid:
+                await self._send(self._deletion(record))
+            elif _version(current) > record.acked:
+                resource = by_kind(record.ref.api_version, record.ref.kind)
+                assert resource is not None
+                updates.append(Down(node, Operation.UPDATE, resource, current))
+        for update in updates:
+            await self._send(update)
+
+    async def _exists(self, node: str) -> bool:
+        try:
+            await self._deps.client.get(NODES, node)
+        except NotFound:
+            return False
+        return True
+
+    async def _current(self, record: Record) -> Document | None:
+        """The object as it is; None only when the API has said that it is gone."""
+        ref = record.ref
+        resource = by_kind(ref.api_version, ref.kind)
+        if resource is None:
+            # Of a kind this process does not know: nothing can be said about it.
+            return _unknown(record)
+        cache = self._caches.get(resource)
+        held = cache.get(ref.name, ref.namespace) if cache is not None else None
+        if held is not None and held.meta.uid == ref.uid:
+            return held
+        try:
+            return await self._deps.client.get(resource, ref.name, ref.namespace)
+        except NotFound:
+            return None
+
+    def _deletion(self, record: Record) -> Down:
+        ref = record.ref
+        metadata = {"name": ref.name, "uid": ref.uid} | ({"namespace": ref.namespace} if ref.namespace else {})
+        resource = by_kind(ref.api_version, ref.kind)
+        assert resource is not None
+        skeleton = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": metadata}
+        return Down(record.node, Operation.DELETE, resource, Document.of(skeleton))
+
+    async def _send(self, down: Down) -> None:
+        timestamp = unix_millis(self._deps.clock.now())
+        # wire: these messages come in edgecontroller's name
+        message: Message = down_message(down, source=Source.EDGE_CONTROLLER, timestamp=timestamp)
+        try:
+            await self._deps.bus.send(CloudModule.CLOUD_HUB, message)
+        except (NoSuchModule, MailboxFull) as error:
+            log.warning("node %s is compared again later: %s", down.node, error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, down.node)
+
+
+def _unknown(record: Record) -> Document:
+    return Document(msgspec.json.encode({"metadata": {"uid": record.ref.uid, "resourceVersion": str(record.acked)}}))
+
+
+def _version(document: Document) -> int:
+    version = document.meta.resource_version
+    return int(version) if version.isdecimal() else 0
