@@ -1,0 +1,52 @@
+"""Real containers for tests: one private containerd for the session, on its own bridge and subnet."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgehive.edgecore.edged.containerd import Containerd
+from edgehive.edgecore.edged.cri import CriClient
+from edgehive.edgesite.containerd import ContainerdUnavailable, PrivateContainerd, preflight
+from edgehive.edgesite.images import busybox_image, hello_image, import_image, pause_image
+
+
+@pytest.fixture(scope="session")
+def containerd() -> Iterator[PrivateContainerd]:
+    """Running, with the images localhost/pause:1, localhost/busybox:1 and localhost/edgehive-hello:1."""
+    try:
+        preflight()
+    except ContainerdUnavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    # A short path: a unix socket's name has at most 107 bytes.
+    root = Path(tempfile.mkdtemp(prefix="ehive-", dir="/tmp"))
+    private = PrivateContainerd(root, bridge=f"eh{os.getpid() % 10**8}", subnet="10.253.217.0/24")
+    try:
+        asyncio.run(_start(private))
+        yield private
+    finally:
+        asyncio.run(private.stop(purge=True))
+        shutil.rmtree(root, ignore_errors=True)
+
+
+async def _start(private: PrivateContainerd) -> None:
+    await private.start()
+    async with Containerd(private.endpoint) as client:
+        for image in (pause_image(), busybox_image(), hello_image()):
+            await import_image(client, image)
+
+
+@pytest.fixture
+async def cri(containerd: PrivateContainerd) -> AsyncIterator[CriClient]:
+    """A client on the session's containerd; pods the test leaves behind are removed."""
+    async with CriClient(containerd.endpoint) as client:
+        yield client
+        for sandbox in await client.list_pod_sandboxes():
+            await client.stop_pod_sandbox(sandbox.id)
+            await client.remove_pod_sandbox(sandbox.id)
