@@ -271,7 +271,7 @@ class CloudCore(_Section, frozen=True):
     """The whole file."""
 
     api_version: Literal["cloudcore.config.kubeedge.io/v1alpha1", "cloudcore.config.kubeedge.io/v1alpha2"] = (
-        "cloudcore.config.kubeedge.io/v1alpha2"
+        "cloudcore.config.kubeedge.io/v1alpha1"
     )
     kind: Literal["CloudCore"] = "CloudCore"
     common_config: CommonConfig = msgspec.field(default_factory=CommonConfig)
