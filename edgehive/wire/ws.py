@@ -260,7 +260,13 @@ def _dial_error(error: OSError | aiohttp.ClientError, target: URL) -> LinkClosed
         return JoinRefused(text) if error.status in (400, 401, 403) else LinkClosed(text)
     if isinstance(error, TimeoutError):
         return LinkClosed(f"{where} did not answer in time")
-    return LinkClosed(f"{where} cannot be reached: {error}")
+    if target.scheme == "wss" and isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError)):
+        # Many servers, and all under TLS 1.3, show a refused client certificate only as the end of the connection.
+        return LinkClosed(
+            f"{where} ended the connection without an answer; if it stays so, it refuses this node's certificate "
+            "(expired or of another CA): remove the certificate files and join again with a token"
+        )
+    return LinkClosed(f"{where} cannot be reached: {getattr(cause, 'strerror', None) or cause or type(cause).__name__}")
 
 
 # The cloud's side
