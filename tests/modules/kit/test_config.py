@@ -32,12 +32,12 @@ def test_an_empty_file_and_empty_keys_mean_the_defaults() -> None:
     ("text", "sentence"),
     [
         ("hub: {nodeLimit: many}", "hub.nodeLimit: Expected int, got str"),
-        ("hub: [1", "is not valid YAML: .* line 1"),
+        ("hub: [1", r"is not valid YAML: .*\(line 1"),
         ("- a", "must be a mapping of keys to values, not a list"),
     ],
 )
 def test_wrong_input_is_refused_with_its_place(text: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence.replace(".* line", r".*\(line")):
+    with pytest.raises(ConfigError, match=sentence):
         parse(text, Config)
 
 

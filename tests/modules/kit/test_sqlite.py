@@ -64,6 +64,6 @@ async def test_migrations_are_applied_once_and_a_newer_file_is_refused(tmp_path:
 async def test_a_file_that_is_no_database_is_named(tmp_path: Path, migrations: Path) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(b"not a database" * 500)
-    with pytest.raises(DatabaseError, match="cannot open the database .*x.db"):
+    with pytest.raises(DatabaseError, match=r"cannot open the database .*x\.db"):
         async with Database.open(path, migrations):
             pass
