@@ -10,13 +10,14 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
+from edgehive.edgecore.deps import Dial, Renewed
 from edgehive.edgecore.edgehub import inbound, outbound
 from edgehive.edgecore.edgehub.outbound import Fate
 from edgehive.edgecore.edgehub.pace import TokenBucket
@@ -31,9 +32,6 @@ from edgehive.wire.names import EdgeModule, Group
 from edgehive.wire.payloads import connection_notice, keepalive
 
 log = logging.getLogger("edgehive.edgehub")
-
-Dial = Callable[[], Awaitable[Link]]
-Renewed = Callable[[], Awaitable[None]]
 
 #: Who hears that the link came or went.
 NOTICE_GROUPS = (Group.META, Group.TWIN, Group.BUS, Group.TASK_MANAGER, Group.EDGED)

@@ -27,7 +27,7 @@ class Spool:
         def work(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM outbox WHERE key = ?", (key,))
             connection.execute("INSERT INTO outbox (key, message) VALUES (?, ?)", (key, frame))
-            (count,) = connection.execute("SELECT COUNT(*) FROM outbox").fetchone()
+            count: int = connection.execute("SELECT COUNT(*) FROM outbox").fetchone()[0]
             surplus = max(0, count - self._limit)
             if surplus:
                 connection.execute(

@@ -1,0 +1,272 @@
+"""Who this node is to the cloud: it joins by token, keeps a certificate, renews it and dials with it.
+
+`Identity.dial` gives the hub its links; `prepare` joins at the first start, `renewed` watches the certificate's
+age. The cloud's CA is trusted because its hash is in the token, never because of who served it. An expired
+certificate stops the link, not the node.
+
+Go: edge/pkg/edgehub/certificate/certmanager.go
+"""
+
+import asyncio
+import json
+import logging
+import random
+import ssl
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from edgehive.api.config.edgecore import EdgeHub
+from edgehive.edgecore.edgehub.credentials import Certificate, Credentials, blank_token
+from edgehive.kit.backoff import Backoff
+from edgehive.kit.clock import Clock
+from edgehive.wire.link import JoinRefused, Link, LinkClosed
+from edgehive.wire.ws import LinkMetrics, connect
+
+log = logging.getLogger("edgehive.edgehub")
+
+#: A certificate or a refusal is small; more is not read.
+MAX_ANSWER = 1024 * 1024
+REQUEST_SECONDS = 30.0
+#: Go's waits after a failed renewal.
+RENEW_RETRY = Backoff(first=2.0, factor=2.0, limit=32.0, jitter=0.2)
+#: Longest sleep before the date is read again: clocks are set, machines sleep.
+LONGEST_SLEEP = 3600.0
+
+
+class Identity:
+    """One node's identity. `config_file` is where the token is blanked after use."""
+
+    def __init__(
+        self,
+        config: EdgeHub,
+        node: str,
+        clock: Clock,
+        *,
+        config_file: Path | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._config = config
+        self._node = node
+        self._clock = clock
+        self._config_file = config_file
+        self._metrics = LinkMetrics(registry)
+        self._token = config.token
+        self._joining = asyncio.Lock()
+        self.credentials = Credentials(
+            Path(config.tls_ca_file), Path(config.tls_cert_file), Path(config.tls_private_key_file)
+        )
+
+    async def prepare(self) -> None:
+        """Join if this node never did. Raises JoinRefused (start again when mended) or LinkClosed (try later)."""
+        if await asyncio.to_thread(self.credentials.read) is None:
+            await self._join()
+
+    async def dial(self) -> Link:
+        """A link to the cloud, joining first where that is needed and possible."""
+        async with self._joining:
+            await self._ensure_valid()
+        context = await asyncio.to_thread(self.credentials.context)
+        websocket = self._config.websocket
+        return await connect(
+            f"wss://{websocket.server}",
+            node=self._node,
+            ssl_context=context,
+            project_id=self._config.project_id,
+            clock=self._clock,
+            metrics=self._metrics,
+            handshake_timeout=websocket.handshake_timeout,
+            write_timeout=websocket.write_deadline,
+        )
+
+    async def renewed(self) -> None:
+        """Return when a new certificate has taken the old one's place; without rotation never."""
+        from edgehive.wire.join import rotation_time
+
+        if not self._config.rotate_certificates:
+            await asyncio.Event().wait()
+        certificate = await asyncio.to_thread(self.credentials.read)
+        if certificate is None:
+            await asyncio.Event().wait()
+            return
+        due = rotation_time(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
+        while (remaining := (due - self._clock.now()).total_seconds()) > 0:  # noqa: ASYNC110 - a date has no event
+            await asyncio.sleep(min(remaining, LONGEST_SLEEP))
+        for delay in RENEW_RETRY.delays():
+            try:
+                await self._request_certificate(bearer="")
+            except (LinkClosed, JoinRefused, OSError) as error:
+                log.error("the node's certificate could not be renewed: %s", error)
+                await asyncio.sleep(delay)
+            else:
+                log.info("the node's certificate has been renewed")
+                return
+
+    async def _ensure_valid(self) -> None:
+        certificate = await asyncio.to_thread(self.credentials.read)
+        fault = self._fault(certificate)
+        if not fault:
+            return
+        if not self._token:
+            raise JoinRefused(f"{fault} Put a token of this cloud into modules.edgeHub.token and start again.")
+        log.warning("%s The node joins again with its token.", fault)
+        await self._join()
+
+    def _fault(self, certificate: Certificate | None) -> str:
+        config = self._config
+        if certificate is None:
+            return f"This node has no certificate ({config.tls_cert_file} with its key and {config.tls_ca_file})."
+        if certificate.not_after <= self._clock.now():
+            return f"The certificate {config.tls_cert_file} expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC."
+        if certificate.common_name != f"system:node:{self._node}":
+            return f"The certificate {config.tls_cert_file} is for {certificate.common_name}, not for {self._node}."
+        return ""
+
+    # Joining
+
+    async def _join(self) -> None:
+        """Fetch and pin the CA, ask for a certificate with the token, forget the token."""
+        from edgehive.wire import join
+
+        if not self._token:
+            raise JoinRefused(
+                f"this node has no certificate in {self._config.tls_cert_file} and no token to ask for one: "
+                "put the cloud's join token into modules.edgeHub.token"
+            )
+        token = join.parse_token(self._token)
+        authority = await fetch_authority(self._config.http_server)
+        join.verify_ca(authority, token)
+        await asyncio.to_thread(self.credentials.store_ca, authority)
+        await self._request_certificate(bearer=token.bearer)
+        await asyncio.to_thread(self._forget_token)
+        log.info("node %s has joined the cloud at %s", self._node, self._config.http_server)
+
+    def _forget_token(self) -> None:
+        used, self._token = self._token, ""
+        if self._config_file is None:
+            return
+        try:
+            blank_token(self._config_file, used)
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("the used token stays in %s: %s", self._config_file, error)
+
+    async def _request_certificate(self, *, bearer: str) -> None:
+        """A new key and its certificate: by token, or by the certificate the node has."""
+        from edgehive.kit import tls
+        from edgehive.wire import join
+
+        key = tls.new_key()
+        request = tls.request(
+            key, join.node_user(self._node), [join.NODES_GROUP], country="CN", state="Zhejiang", city="Hangzhou"
+        )
+        headers = {join.NODE_NAME_HEADER: self._node, join.EXTENDED_KEY_USAGES_HEADER: json.dumps([join.CLIENT_AUTH])}
+        if bearer:
+            headers[join.AUTHORIZATION_HEADER] = f"Bearer {bearer}"
+            context = await asyncio.to_thread(tls.client_context, self.credentials.ca)
+        else:
+            context = await asyncio.to_thread(self.credentials.context)
+        status, body = await _get(self._config.http_server, join.CERTIFICATE_PATH, context, headers, request)
+        if status != 200:
+            raise _refusal(status, body)
+        _check_certificate(body, key, self._node)
+        await asyncio.to_thread(self.credentials.store, body, key)
+
+
+async def fetch_authority(server: str) -> bytes:
+    """The CA certificate (DER) the cloud serves; worth nothing until its hash is compared with the token's."""
+    from edgehive.kit.tls import client_context
+    from edgehive.wire.join import CA_PATH
+
+    leaf = await _server_certificate(server)
+    # Trusting just the certificate the server showed proves nothing about who it is, and need not: the CA in
+    # the answer is only believed when its hash equals the one in the token. No secret is sent before that.
+    context = client_context(leaf)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    status, body = await _get(server, CA_PATH, context)
+    if status != 200:
+        raise _refusal(status, body)
+    return body
+
+
+async def _server_certificate(server: str) -> str:
+    """The certificate (PEM) a TLS server shows."""
+    host, port = _address(server)
+    try:
+        return await asyncio.to_thread(ssl.get_server_certificate, (host, port), timeout=REQUEST_SECONDS)
+    except ssl.SSLError as error:
+        raise JoinRefused(f"{server} does not speak TLS: {error.reason}; check modules.edgeHub.httpServer") from error
+    except OSError as error:
+        raise LinkClosed(f"the cloud's join server {server} cannot be reached: {error.strerror or error}") from error
+
+
+def _address(server: str) -> tuple[str, int]:
+    from yarl import URL
+
+    url = URL(server)
+    if url.scheme != "https" or not url.host:
+        raise JoinRefused(
+            f"modules.edgeHub.httpServer is {server!r}; it must be the cloud's join server, such as https://cloud:10002"
+        )
+    return url.host, url.port or 443
+
+
+async def _get(
+    server: str, path: str, context: ssl.SSLContext, headers: dict[str, str] | None = None, body: bytes = b""
+) -> tuple[int, bytes]:
+    """GET (with a body, as the join protocol has it); raises JoinRefused or LinkClosed."""
+    import aiohttp
+
+    _address(server)
+    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(server.rstrip("/") + path, ssl=context, headers=headers, data=body or None) as response,
+        ):
+            content = bytearray()
+            async for chunk in response.content.iter_chunked(64 * 1024):
+                content += chunk
+                if len(content) > MAX_ANSWER:
+                    raise JoinRefused(
+                        f"{server}{path} answers with more than {MAX_ANSWER} bytes; this is no join server"
+                    )
+            return response.status, bytes(content)
+    except aiohttp.ClientConnectorCertificateError as error:
+        fault = error.certificate_error
+        text = fault.verify_message if isinstance(fault, ssl.SSLCertVerificationError) else str(fault)
+        raise JoinRefused(
+            f"the certificate of {server} does not verify: {text}; use an address its certificate names "
+            "(cloudHub.advertiseAddress, dnsNames) and the token of this cloud"
+        ) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise LinkClosed(
+            f"the cloud's join server {server} cannot be reached: {error or 'no answer in time'}"
+        ) from error
+
+
+def _refusal(status: int, body: bytes) -> JoinRefused | LinkClosed:
+    text = body[:300].decode(errors="replace").strip() or "no reason given"
+    if status == 401:
+        return JoinRefused(
+            f"the cloud refuses to sign this node's certificate: {text}. Put a current token into "
+            "modules.edgeHub.token (keadm gettoken, or secret tokensecret in namespace kubeedge)"
+        )
+    if status >= 500:
+        return LinkClosed(f"the cloud could not sign this node's certificate (status {status}): {text}")
+    return JoinRefused(f"the join server answers with status {status}: {text}")
+
+
+def _check_certificate(der: bytes, key: bytes, node: str) -> None:
+    """Refuse an answer that is no certificate for this node and key."""
+    from cryptography import x509
+
+    from edgehive.kit.tls import load_key, subject_of
+    from edgehive.wire.join import node_user
+
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise JoinRefused(f"the cloud answered with something that is no certificate: {error}") from error
+    name, _ = subject_of(certificate)
+    if name != node_user(node) or certificate.public_key() != load_key(key).public_key():
+        raise JoinRefused(f"the cloud signed a certificate for {name!r} that is not the one node {node!r} asked for")

@@ -1,0 +1,86 @@
+"""THE list of edge modules, in start order; a module is added here and nowhere else.
+
+metamanager comes first, so that rows are served before anyone asks; the hub is ready before there is a link.
+Modules are imported when they are made: a disabled one costs no memory.
+
+Go: edge/cmd/edgecore/app/server.go (registerModules)
+"""
+
+from functools import partial
+
+from edgehive.beehive.hive import Factory
+from edgehive.beehive.module import Module, RestartPolicy
+from edgehive.edgecore.deps import EdgeDeps
+from edgehive.kit.backoff import Backoff
+from edgehive.wire.names import EdgeModule
+
+#: A module that keeps failing is started again for ever: the node's containers run on meanwhile.
+PATIENT = RestartPolicy(backoff=Backoff(first=1.0, factor=2.0, limit=30.0, jitter=0.2), limit=0)
+POLICIES: dict[str, RestartPolicy] = dict.fromkeys(
+    (EdgeModule.META_MANAGER, EdgeModule.EDGE_HUB, EdgeModule.EDGED), PATIENT
+)
+
+
+def factories(deps: EdgeDeps) -> dict[str, Factory]:
+    """Every module this process could run, by the name Go gives it."""
+    return {
+        EdgeModule.META_MANAGER: partial(_metamanager, deps),
+        EdgeModule.EDGE_HUB: partial(_edgehub, deps),
+        EdgeModule.EDGED: partial(_edged, deps),
+    }
+
+
+def enabled(deps: EdgeDeps) -> list[str]:
+    """Those the configuration switches on."""
+    modules = deps.config.modules
+    switches = {
+        EdgeModule.META_MANAGER: modules.meta_manager.enable,
+        EdgeModule.EDGE_HUB: modules.edge_hub.enable,
+        EdgeModule.EDGED: modules.edged.enable,
+    }
+    return [name for name, on in switches.items() if on]
+
+
+def _metamanager(deps: EdgeDeps) -> Module:
+    from edgehive.edgecore.metamanager.metamanager import MetaManager
+
+    section = deps.config.modules.meta_manager
+    return MetaManager(
+        deps.bus,
+        deps.database,
+        deps.clock,
+        deps.node_name,
+        hub=section.context_send_module,
+        timeout=section.remote_query_timeout,
+        registry=deps.registry,
+    )
+
+
+def _edgehub(deps: EdgeDeps) -> Module:
+    from edgehive.edgecore.edgehub.edgehub import EdgeHub
+
+    section = deps.config.modules.edge_hub
+    return EdgeHub(
+        deps.bus,
+        deps.database,
+        deps.clock,
+        deps.dial,
+        renewed=deps.renewed,
+        heartbeat=section.heartbeat,
+        rate=section.message_qps,
+        burst=section.message_burst,
+        registry=deps.registry,
+    )
+
+
+def _edged(deps: EdgeDeps) -> Module:
+    from edgehive.edgecore.edged.edged import Edged
+
+    return Edged(
+        bus=deps.bus,
+        client=deps.client,
+        config=deps.config.modules.edged,
+        clock=deps.clock,
+        registry=deps.registry,
+        node_name=deps.node_name,
+    )
