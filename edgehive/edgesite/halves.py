@@ -1,0 +1,46 @@
+"""The configurations of the cloud half and the edge half of a site, derived from the site's own. Pure."""
+
+import platform
+
+from edgehive.api.config import cloudcore, edgecore
+from edgehive.api.config.edgesite import EdgeSite
+from edgehive.edgesite.images import PAUSE
+from edgehive.edgesite.layout import Layout
+
+
+def cloud(site: EdgeSite) -> cloudcore.CloudCore:  # noqa: ARG001 - the same seam as `edge`
+    """cloudcore without doors: its one link comes from memory."""
+    return cloudcore.CloudCore()
+
+
+def edge(site: EdgeSite, layout: Layout, node_ip: str, endpoint: str) -> edgecore.EdgeCore:
+    """edgecore with everything below the site's data folder; MQTT and devices are not part of a site yet."""
+    folder = layout.edge
+    kubelet = edgecore.TailoredKubeletConfig(
+        read_only_port=site.kubelet_port,
+        static_pod_path=str(folder / "manifests"),
+        container_runtime_endpoint=endpoint,
+        image_service_endpoint=endpoint,
+        node_status_max_images=50,
+    )
+    edged = edgecore.Edged(
+        report_event=True,
+        hostname_override=site.node_name,
+        node_ip=node_ip,
+        pod_sandbox_image=PAUSE,
+        root_directory=str(folder / "kubelet"),
+        node_labels={"kubernetes.io/arch": _architecture()},
+        tailored_kubelet_config=kubelet,
+    )
+    modules = edgecore.Modules(
+        edged=edged,
+        event_bus=edgecore.EventBus(enable=False),
+        device_twin=edgecore.DeviceTwin(enable=False),
+    )
+    database = edgecore.Database(data_source=str(folder / "edgecore.db"))
+    return edgecore.EdgeCore(database=database, modules=modules)
+
+
+def _architecture() -> str:
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)

@@ -1,0 +1,187 @@
+"""A whole cluster in one process: API server, controllers, scheduler, and the two Hives joined in memory.
+
+`run_site` is its life: it opens the store and the door, starts the private containerd, the controllers, the
+cloud Hive and the edge Hive, says when the node is Ready, and closes everything in reverse when `stop` is set.
+Containers are no part of it: they go on when the site ends.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from edgehive.api.config.edgesite import EdgeSite
+from edgehive.api.core import Node
+from edgehive.api.registry import NODES
+from edgehive.cloudcore.app import own_address, run_cloudcore
+from edgehive.edgecore.app import run_edgecore
+from edgehive.edgecore.edged.containerd import Containerd
+from edgehive.edgesite import halves, images, pki
+from edgehive.edgesite.containerd import PrivateContainerd
+from edgehive.edgesite.controllers.roster import run_controllers
+from edgehive.edgesite.layout import Layout
+from edgehive.edgesite.pki import Pki
+from edgehive.edgesite.progress import Progress
+from edgehive.kit import tls
+from edgehive.kit.clock import Clock, parse_rfc3339
+from edgehive.kit.http import serve
+from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.kube.client import Client
+from edgehive.kube.informer import Informer
+from edgehive.kube.server.app import ApiServer, ServerOptions
+from edgehive.kube.sqlite import sqlite_store
+from edgehive.wire.link import Link, Peer
+from edgehive.wire.memory import MemoryNetwork
+
+log = logging.getLogger("edgehive.edgesite")
+
+
+class PartEnded(Exception):
+    """A part of the site ended although nobody asked it to; the text names it."""
+
+
+async def run_site(site: EdgeSite, layout: Layout, clock: Clock, stop: asyncio.Event) -> None:
+    """Run until `stop` is set. Raises PartEnded, PortInUse, ContainerdUnavailable, DatabaseError."""
+    loop = asyncio.get_running_loop()
+    began, since = loop.time(), clock.now().replace(microsecond=0)
+    progress = Progress(layout.data, os.getpid())
+    progress.starting("preparing keys and certificates")
+    address = own_address()
+    identity = pki.prepare(layout.pki, clock.now(), pki.server_names(address))
+    runtime = spawn(_runtime(site, layout), name="containerd")
+    try:
+        progress.starting("starting the API server")
+        async with _api_server(site, layout, identity, clock) as server:
+            config = pki.kubeconfig(identity, f"https://127.0.0.1:{site.port}")
+            pki.write_private(layout.kubeconfig, config.encode())
+            progress.starting("starting containerd")
+            endpoint = await runtime
+            progress.starting(f"waiting for the node {site.node_name} to be Ready")
+            async with _parts(site, layout, identity, server, clock, address, endpoint) as parts:
+                ready = spawn(_node_ready(server.client("edgesite"), site.node_name, since), name="node ready")
+                stopping = spawn(_wait(stop), name="stop")
+                await _until([ready, stopping, *parts], first=ready)
+                if ready.done():
+                    progress.ready(loop.time() - began)
+                    log.info("node %s is Ready after %.1f s", site.node_name, loop.time() - began)
+                    await _until([stopping, *parts], first=stopping)
+                await cancel_and_join(ready, stopping)
+    finally:
+        await cancel_and_join(runtime)
+
+
+async def _wait(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+async def _until(tasks: list["asyncio.Task[None]"], first: "asyncio.Task[None]") -> None:
+    """Return when `first` or the stop task is done; a part that ends by itself is an error."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+        if task is not first and task.get_name() != "stop":
+            raise PartEnded(f"{task.get_name()} ended although nobody asked it to; the log tells why")
+
+
+async def _runtime(site: EdgeSite, layout: Layout) -> str:
+    """Start (or find) containerd and give it the images a site brings; the endpoint."""
+    endpoint = site.containerd
+    if not endpoint:
+        private = PrivateContainerd(layout.containerd, bridge=site.bridge, subnet=site.pod_subnet)
+        await private.start()
+        endpoint = private.endpoint
+    async with Containerd(endpoint) as containerd:
+        for make in (images.pause_image, images.busybox_image, images.hello_image):
+            await images.import_image(containerd, await asyncio.to_thread(make))
+    return endpoint
+
+
+@asynccontextmanager
+async def _api_server(site: EdgeSite, layout: Layout, identity: Pki, clock: Clock) -> AsyncIterator[ApiServer]:
+    """The API server over SQLite, behind TLS with client certificates."""
+    options = ServerOptions(service_account_key=identity.service_account_key, service_account_admission=True)
+    context = tls.server_context(
+        identity.server_certificate,
+        identity.server_key,
+        client_ca=identity.authority_file,
+        client_certificate="optional",
+    )
+    async with sqlite_store(layout.store) as store:
+        server = ApiServer(store, clock=clock, options=options)
+        await server.start()
+        async with serve(server.application(), host="0.0.0.0", port=site.port, ssl_context=context):  # noqa: S104
+            yield server
+
+
+@asynccontextmanager
+async def _parts(
+    site: EdgeSite,
+    layout: Layout,
+    identity: Pki,
+    server: ApiServer,
+    clock: Clock,
+    address: str,
+    endpoint: str,
+) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """Controllers, cloud and edge as tasks; at the end the edge stops first, the controllers last."""
+    network, registry, stopping = MemoryNetwork(clock=clock), CollectorRegistry(), asyncio.Event()
+    host = socket.gethostname()
+
+    def client_for(name: str) -> Client:
+        return server.client(f"system:{name}")
+
+    async def dial() -> Link:
+        return await network.dial(Peer(node=site.node_name))
+
+    def start(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        return spawn(work, name=name)
+
+    controllers = start("controllers", run_controllers(client_for, identity.authority, host, clock))
+    cloud = start(
+        "cloudcore",
+        run_cloudcore(
+            halves.cloud(site),
+            client_for("cloudcore"),
+            acceptors=[network.acceptor()],
+            clock=clock,
+            stop=stopping,
+            registry=registry,
+            api_ca=identity.authority.certificate_pem.decode(),
+        ),
+    )
+    edge = start(
+        "edgecore",
+        run_edgecore(
+            halves.edge(site, layout, address, endpoint),
+            dial=dial,
+            clock=clock,
+            stop=stopping,
+            registry=CollectorRegistry(),
+        ),
+    )
+    try:
+        yield [controllers, cloud, edge]
+    finally:
+        stopping.set()
+        await asyncio.wait([edge, cloud], timeout=20)
+        await cancel_and_join(edge, cloud, controllers)
+
+
+async def _node_ready(client: Client, name: str, since: Any) -> None:
+    """Return when the node has said since `since` that it is Ready."""
+    informer = Informer(client, NODES, field_selector=f"metadata.name={name}")
+    running = spawn(informer.run(), name="node ready: informer")
+    try:
+        async for change in informer.changes():
+            condition = change.document.read(Node).status.condition("Ready")
+            if condition is None or condition.status != "True" or not condition.last_heartbeat_time:
+                continue
+            if parse_rfc3339(condition.last_heartbeat_time) >= since:
+                return
+    finally:
+        await cancel_and_join(running)
