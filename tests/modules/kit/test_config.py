@@ -32,7 +32,7 @@ def test_an_empty_file_and_empty_keys_mean_the_defaults() -> None:
     ("text", "sentence"),
     [
         ("hub: {nodeLimit: many}", "hub.nodeLimit: Expected int, got str"),
-        ("hub: [1", r"is not valid YAML: .*\(line 1"),
+        ("hub: [1", r"is not valid YAML: .*\(line 2, column 1\)"),
         ("- a", "must be a mapping of keys to values, not a list"),
     ],
 )
