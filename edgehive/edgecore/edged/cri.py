@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
 
-from edgehive.edgecore.edged.rpc import Connection, Reply, RuntimeRefused
+from edgehive.edgecore.edged.rpc import Caller, Connection, Reply, RuntimeRefused
 from edgehive.protos import cri_pb2 as cri
 
 __all__ = ["CriClient", "RuntimeRefused"]
@@ -25,8 +25,8 @@ _MARGIN = 15.0
 class CriClient:
     """Calls on one CRI endpoint such as `unix:///run/containerd/containerd.sock`."""
 
-    def __init__(self, endpoint: str, *, timeout: float = 30.0, pull_timeout: float = 600.0) -> None:
-        self._connection = Connection(endpoint)
+    def __init__(self, endpoint: str | Caller, *, timeout: float = 30.0, pull_timeout: float = 600.0) -> None:
+        self._connection: Caller = Connection(endpoint) if isinstance(endpoint, str) else endpoint
         self._timeout = timeout
         self._pull_timeout = pull_timeout
 

@@ -7,7 +7,7 @@ For `cri.py` and `containerd.py`. It never retries: whether to try again is the 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from grpclib import GRPCError
@@ -50,6 +50,16 @@ def socket_path(endpoint: str) -> str:
     if not path.startswith("/"):
         raise ValueError(f"container runtime endpoint {endpoint!r}: write unix:///path/to/the.sock")
     return path
+
+
+class Caller(Protocol):
+    """What `CriClient` needs of a connection; `testing.cri` answers without a socket."""
+
+    path: str
+
+    async def call(self, method: str, request: Message, reply: type[Reply], *, timeout: float) -> Reply: ...
+
+    def close(self) -> None: ...
 
 
 class Connection:
