@@ -1,0 +1,92 @@
+"""ConfigMaps and Secrets reach exactly the nodes whose pods need them, deletions too, until the last pod goes."""
+
+import asyncio
+
+import pytest
+
+from edgehive.api.registry import CONFIG_MAPS, PODS, SECRETS
+from edgehive.testing.cloud import Cloud, cloud, content_of
+
+pytestmark = pytest.mark.looptime
+
+
+async def make(it: Cloud, name: str) -> None:
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "1"}}
+    await it.client.create(CONFIG_MAPS, body, "default")
+
+
+async def change(it: Cloud, name: str, value: str) -> None:
+    await it.client.patch(CONFIG_MAPS, name, {"data": {"k": value}}, "default")
+
+
+async def test_changes_and_deletion_go_to_the_nodes_that_use_it() -> None:
+    async with cloud() as it:
+        user, other = await it.edge("n1"), await it.edge("n2")
+        await make(it, "settings")
+        env_from = [{"configMapRef": {"name": "settings"}}]
+        init = [{"name": "i", "image": "x", "envFrom": env_from}]
+        await it.pod("web", "n1", initContainers=init)
+        await user.expect_object("default/pod/web")
+        await user.request("query", "default/configmap/settings")
+        await change(it, "settings", "2")
+        message = await user.expect_object("default/configmap/settings", "update")
+        assert content_of(message)["data"] == {"k": "2"}
+        await it.client.delete(CONFIG_MAPS, "settings", "default")
+        await user.expect_object("default/configmap/settings", "delete")
+        assert other.pushed("default/configmap/settings") == []
+
+
+async def test_a_new_secret_is_an_update() -> None:
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        await it.pod("web", "n1", imagePullSecrets=[{"name": "pull"}])
+        await edge.expect_object("default/pod/web")
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"}, "data": {}}
+        await it.client.create(SECRETS, body, "default")
+        assert (await edge.expect_object("default/secret/pull")).route.operation == "update"
+
+
+async def test_after_the_last_pod_nothing_comes_any_more() -> None:
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        await make(it, "settings")
+        await it.pod("web", "n1", volumes=[{"name": "v", "configMap": {"name": "settings"}}])
+        await edge.expect_object("default/pod/web")
+        await it.client.delete(PODS, "web", "default", grace_period_seconds=0)
+        await edge.expect_object("default/pod/web", "delete")
+        before = len(edge.pushed("default/configmap/settings"))
+        await change(it, "settings", "2")
+        await asyncio.sleep(5)
+        assert len(edge.pushed("default/configmap/settings")) == before
+
+
+async def test_pods_of_other_nodes_and_of_none_never_arrive() -> None:
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        await it.pod("elsewhere", "cloud-node")
+        unbound = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "late", "namespace": "default"},
+            "spec": {"containers": [{"name": "c", "image": "i"}]},
+        }
+        await it.client.create(PODS, unbound, "default")
+        await asyncio.sleep(1)
+        assert edge.pushed("default/pod/late") == []
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": "late"},
+            "target": {"kind": "Node", "name": "n1"},
+        }
+        await it.client.create(PODS, binding, "default", name="late", subresource="binding")
+        # First seen without a node, so it comes as an update.
+        assert (await edge.expect_object("default/pod/late")).route.operation == "update"
+        assert edge.pushed("default/pod/elsewhere") == []
+
+
+async def test_a_node_that_becomes_an_edge_node_gets_the_pods_bound_to_it_before() -> None:
+    async with cloud() as it:
+        await it.pod("early", "n1")
+        edge = await it.edge("n1")
+        await edge.expect_object("default/pod/early")
