@@ -34,6 +34,8 @@ def edge(site: EdgeSite, layout: Layout, node_ip: str, endpoint: str) -> edgecor
     )
     modules = edgecore.Modules(
         edged=edged,
+        # The link is a queue in this process: a pace made for radio links would only delay pods.
+        edge_hub=edgecore.EdgeHub(message_qps=2000, message_burst=4000),
         event_bus=edgecore.EventBus(enable=False),
         device_twin=edgecore.DeviceTwin(enable=False),
     )
