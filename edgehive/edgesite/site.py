@@ -34,7 +34,7 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informer
 from edgehive.kube.server.app import ApiServer, ServerOptions
-from edgehive.kube.sqlite import sqlite_store
+from edgehive.kube.sqlite import open_store
 from edgehive.wire.link import Link, Peer
 from edgehive.wire.memory import MemoryNetwork
 
@@ -111,7 +111,7 @@ async def _api_server(site: EdgeSite, layout: Layout, identity: Pki, clock: Cloc
         client_ca=identity.authority_file,
         client_certificate="optional",
     )
-    async with sqlite_store(layout.store) as store:
+    async with open_store(layout.store, clock=clock) as store:
         server = ApiServer(store, clock=clock, options=options)
         await server.start()
         async with serve(server.application(), host="0.0.0.0", port=site.port, ssl_context=context):  # noqa: S104

@@ -102,7 +102,7 @@ def old_sizes(wanted: int, limits: Limits, new: Generation, old: Sequence[Genera
 def proportional(wanted: int, limits: Limits, sets: Sequence[Generation]) -> list[int]:
     """Sizes when the wanted number changes in the middle of a rollout: each set in its proportion.
 
-    The largest set takes what rounding leaves over.
+    The first in line takes what rounding leaves over: the largest set when growing, the smallest when shrinking.
     """
     total = sum(item.replicas for item in sets)
     allowed = wanted + limits.surge if wanted > 0 else 0
@@ -119,5 +119,8 @@ def proportional(wanted: int, limits: Limits, sets: Sequence[Generation]) -> lis
         share = max(left, min(share, 0)) if missing < 0 else min(left, max(share, 0))
         sizes[index] += share
         left -= share
-    sizes[order[0]] = max(0, sizes[order[0]] + left)
+    for index in order:
+        change = max(left, -sizes[index])
+        sizes[index] += change
+        left -= change
     return sizes
