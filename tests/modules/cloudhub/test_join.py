@@ -1,0 +1,275 @@
+"""Joining and connecting over real TLS on loopback: who gets in, who does not, and what they are told."""
+
+import asyncio
+import contextlib
+import io
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from cryptography import x509
+
+from edgehive.api.config.cloudcore import CloudHub as HubConfig
+from edgehive.api.core import Secret
+from edgehive.api.registry import SECRETS
+from edgehive.cloudcore.cloudhub.authority import Authority, AuthorityError
+from edgehive.cloudcore.cloudhub.join import join_door
+from edgehive.cloudcore.cloudhub.servers import websocket_acceptor
+from edgehive.kit import tls
+from edgehive.kit.clock import SystemClock
+from edgehive.kit.tls import KeyPair
+from edgehive.testing.cluster import Cluster
+from edgehive.wire import join, payloads
+from edgehive.wire.link import JoinRefused, LinkClosed
+from edgehive.wire.ws import connect
+
+CLOCK = SystemClock()
+
+
+def hub_config(folder: Path, **more: object) -> HubConfig:
+    files = {key: str(folder / key) for key in ("tlsCAFile", "tlsCAKeyFile", "tlsCertFile", "tlsPrivateKeyFile")}
+    door = {"address": "127.0.0.1", "port": 0}
+    return msgspec.convert(
+        files | {"advertiseAddress": ["127.0.0.1"], "https": door, "websocket": door} | more, HubConfig
+    )
+
+
+@dataclass
+class Doors:
+    authority: Authority
+    token: join.Token
+    join_port: int
+    hub_port: int
+    acceptor: object
+    folder: Path
+
+    def client(self, pair: KeyPair | None = None) -> ssl.SSLContext:
+        ca = tls.certificate_pem(self.authority.ca.certificate).decode()
+        if pair is None:
+            return tls.client_context(ca)
+        certificate, key = self.folder / "c.crt", self.folder / "c.key"
+        certificate.write_bytes(pair.certificate_pem)
+        key.write_bytes(pair.key_pem)
+        return tls.client_context(ca, certificate=certificate, key=key)
+
+    async def get(self, path: str, *, pair: KeyPair | None = None, body: bytes = b"", **headers: str):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(
+                f"https://127.0.0.1:{self.join_port}{path}",
+                ssl=self.client(pair),
+                data=io.BytesIO(body) if body else None,
+                headers=headers,
+            ) as response,
+        ):
+            return response.status, await response.read()
+
+    async def certificate(self, node: str, *, csr: bytes = b"", pair: KeyPair | None = None, **headers: str):
+        key = tls.new_key()
+        csr = csr or tls.request(key, f"system:node:{node}", ["system:nodes"])
+        status, answer = await self.get("/edge.crt", pair=pair, body=csr, NodeName=node, **headers)
+        return status, answer, key
+
+    @property
+    def bearer(self) -> str:
+        return f"Bearer {self.token.bearer}"
+
+    def pair_of(self, node: str) -> KeyPair:
+        return tls.issue(
+            self.authority.ca,
+            common_name=f"system:node:{node}",
+            organizations=["system:nodes"],
+            now=CLOCK.now(),
+            lifetime=timedelta(days=1),
+        )
+
+
+@contextlib.asynccontextmanager
+async def doors(folder: Path, **more: object) -> AsyncIterator[Doors]:
+    async def found(name: str) -> bool:
+        return name == "n1"
+
+    config = hub_config(folder, **more)
+    async with Cluster(clock=CLOCK) as cluster:
+        authority = await Authority.load(cluster.client(), CLOCK, config)
+        token = await authority.renew_token()
+        with authority.files() as files:
+            async with (
+                join_door(config, authority, files, found) as join_port,
+                websocket_acceptor(config, files, CLOCK) as (acceptor, hub_port),
+                acceptor,
+            ):
+                yield Doors(authority, token, join_port, hub_port, acceptor, folder)
+
+
+async def test_a_node_joins_with_the_token_renews_with_its_certificate_and_connects(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        status, ca = await it.get("/ca.crt")
+        assert status == 200
+        join.verify_ca(ca, it.token)
+        status, der, key = await it.certificate("n1", Authorization=it.bearer)
+        assert status == 200
+        certificate = x509.load_der_x509_certificate(der)
+        assert tls.subject_of(certificate) == ("system:node:n1", ("system:nodes",))
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        assert list(usage) == [tls.CLIENT_AUTH]
+        lifetime = certificate.not_valid_after_utc - CLOCK.now()
+        assert timedelta(days=364) < lifetime <= timedelta(days=365)
+
+        pair = KeyPair(der, key)
+        status, _, _ = await it.certificate("n1", pair=pair)
+        assert status == 200
+        link = await connect(f"wss://127.0.0.1:{it.hub_port}", node="n1", ssl_context=it.client(pair))
+        accepted = await asyncio.wait_for(anext(it.acceptor), 5)
+        assert accepted.peer.node == "n1"
+        big = "x" * (5 * 1024 * 1024)
+        message = payloads.keepalive(timestamp=1)
+        await link.send(type(message)(message.header, message.route, msgspec.Raw(msgspec.json.encode(big))))
+        assert len((await asyncio.wait_for(accepted.receive(), 10)).content) > 5_000_000
+        await link.close()
+        await accepted.close()
+
+
+@pytest.mark.parametrize(
+    ("authorization", "text"),
+    [
+        ("", "token is empty"),
+        ("Bearer", "cannot be split"),
+        ("Bearer a b", "cannot be split"),
+        ("Bearer abc", "token validation failure"),
+    ],
+)
+async def test_no_token_and_no_token_at_all(tmp_path: Path, authorization: str, text: str) -> None:
+    async with doors(tmp_path) as it:
+        headers = {"Authorization": authorization} if authorization else {}
+        status, answer, _ = await it.certificate("n1", **headers)
+        assert status == 401
+        assert text in answer.decode()
+        assert "\n" not in answer.decode()
+
+
+async def test_a_foreign_an_expired_and_the_four_part_token_are_refused(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        ca = it.authority.ca
+        foreign = join.make_token(ca.certificate, tls.new_key(), CLOCK.now() + timedelta(hours=1))
+        expired = join.make_token(ca.certificate, ca.key, CLOCK.now() - timedelta(minutes=1))
+        for bearer in (foreign.bearer, expired.bearer, str(it.token)):
+            status, answer, _ = await it.certificate("n1", Authorization=f"Bearer {bearer}")
+            assert status == 401
+            assert b"token validation failure" in answer
+        status, answer, _ = await it.certificate("n1", Authorization=f"Bearer {expired.bearer}")
+        assert b"expired" in answer
+
+
+async def test_nobody_gets_a_certificate_for_another(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        csr = tls.request(tls.new_key(), "system:node:n2", ["system:nodes"])
+        status, answer, _ = await it.certificate("n1", csr=csr, Authorization=it.bearer)
+        assert (status, b"does not belong to node 'n1'" in answer) == (401, True)
+        for subject, organizations in (("kubeedge.io", ["KubeEdge"]), ("system:node:n1", ["system:masters"])):
+            csr = tls.request(tls.new_key(), subject, organizations)
+            status, _, _ = await it.certificate("n1", csr=csr, Authorization=it.bearer)
+            assert status == 401
+        status, answer, _ = await it.certificate("n2", pair=it.pair_of("n1"), Authorization=it.bearer)
+        assert status == 401
+        assert answer.startswith(b"failed to verify the certificate for edgenode: n2")
+        status, answer = await it.get("/edge.crt", body=csr, Authorization=it.bearer)
+        assert (status, b"NodeName" in answer) == (401, True)
+
+
+async def test_what_is_no_request_is_not_signed(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        for body in (b"garbage", b"x" * (1024 * 1024 + 1)):
+            status, answer, _ = await it.certificate("n1", csr=body, Authorization=it.bearer)
+            assert status == 500
+            assert b"send one PKCS#10 request in DER" in answer
+        status, _, _ = await it.certificate("n1", Authorization=it.bearer, ExtKeyUsages="[99]")
+        assert status == 500
+        status, _, _ = await it.certificate("n1", Authorization=it.bearer, ExtKeyUsages="[1,2]")
+        assert status == 200
+
+
+async def test_other_paths(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        assert await it.get("/node/n1") == (200, b"Node found")
+        assert await it.get("/node/n2") == (404, b"Node not found")
+        assert await it.get("/nowhere") == (404, b"404: Page Not Found")
+
+
+async def test_a_foreign_certificate_and_none_at_all_do_not_connect(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        stranger = tls.self_signed_ca("Stranger", CLOCK.now(), timedelta(days=1))
+        foreign = tls.issue(
+            stranger,
+            common_name="system:node:n1",
+            organizations=["system:nodes"],
+            now=CLOCK.now(),
+            lifetime=timedelta(days=1),
+        )
+        for pair in (foreign, None):
+            with pytest.raises((LinkClosed, JoinRefused)):
+                await connect(f"wss://127.0.0.1:{it.hub_port}", node="n1", ssl_context=it.client(pair))
+
+
+async def test_a_node_cannot_connect_as_another_unless_authorization_only_watches(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        with pytest.raises((LinkClosed, JoinRefused), match="n1"):
+            await connect(f"wss://127.0.0.1:{it.hub_port}", node="n2", ssl_context=it.client(it.pair_of("n1")))
+    async with doors(tmp_path, authorization={"enable": True, "debug": True}) as it:
+        link = await connect(f"wss://127.0.0.1:{it.hub_port}", node="n2", ssl_context=it.client(it.pair_of("n1")))
+        assert (await asyncio.wait_for(anext(it.acceptor), 5)).peer.node == "n2"
+        await link.close()
+
+
+async def test_cloudcores_that_start_together_make_one_ca(tmp_path: Path) -> None:
+    async with Cluster(clock=CLOCK) as cluster:
+        config = hub_config(tmp_path)
+        many = await asyncio.gather(*(Authority.load(cluster.client(), CLOCK, config) for _ in range(5)))
+        assert len({authority.ca.certificate for authority in many}) == 1
+        assert len({authority.server.certificate for authority in many}) == 1
+        later = await Authority.load(cluster.client(), CLOCK, config)
+        assert later.server == many[0].server
+        await later.check_shared()
+
+
+async def test_the_secrets_are_those_the_go_tools_read(tmp_path: Path) -> None:
+    async with Cluster(clock=CLOCK) as cluster:
+        client = cluster.client()
+        authority = await Authority.load(client, CLOCK, hub_config(tmp_path))
+        token = await authority.renew_token()
+
+        async def data(name: str) -> dict[str, bytes]:
+            secret = (await client.get(SECRETS, name, "kubeedge")).read(Secret)
+            assert secret.type == "Opaque"
+            return secret.data or {}
+
+        assert await data("casecret") == {"cadata": authority.ca.certificate, "cakeydata": authority.ca.key}
+        assert set(await data("cloudcoresecret")) == {"cloudcoredata", "cloudcorekeydata"}
+        assert await data("tokensecret") == {"tokendata": str(token).encode()}
+        ca = x509.load_der_x509_certificate(authority.ca.certificate)
+        assert ca.serial_number == 1024
+        assert ca.subject.rfc4514_string() == "CN=KubeEdge"
+
+
+async def test_an_address_that_is_added_later_gets_into_the_server_certificate(tmp_path: Path) -> None:
+    async with Cluster(clock=CLOCK) as cluster:
+        first = await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path))
+        config = hub_config(tmp_path, advertiseAddress=["127.0.0.1", "10.9.8.7"], dnsNames=["cloud.example"])
+        second = await Authority.load(cluster.client(), CLOCK, config)
+        assert second.ca == first.ca
+        names = x509.load_der_x509_certificate(second.server.certificate).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+        assert tls.alternative_name("10.9.8.7") in list(names.value)
+
+
+async def test_half_a_pair_of_files_is_refused(tmp_path: Path) -> None:
+    async with Cluster(clock=CLOCK) as cluster:
+        (tmp_path / "tlsCAFile").write_bytes(b"")
+        with pytest.raises(AuthorityError, match="needs both or neither"):
+            await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path))

@@ -1,0 +1,59 @@
+"""What a pod needs, and who has such pods."""
+
+import pytest
+
+from edgehive.api.core import Pod
+from edgehive.api.document import Document
+from edgehive.cloudcore.edgecontroller.location import Location, Reference, references
+
+
+def pod(name: str, node: str, **spec: object) -> Pod:
+    containers = [{"name": "c", "image": "i"}]
+    metadata = {"name": name, "namespace": "ns"}
+    return Document.of({"metadata": metadata, "spec": {"nodeName": node, "containers": containers} | spec}).read(Pod)
+
+
+CONFIG, SECRET = Reference("configmap", "ns", "x"), Reference("secret", "ns", "x")
+KEY = {"name": "x", "key": "k"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "reference"),
+    [
+        ({"volumes": [{"name": "v", "configMap": {"name": "x"}}]}, CONFIG),
+        ({"volumes": [{"name": "v", "secret": {"secretName": "x"}}]}, SECRET),
+        ({"volumes": [{"name": "v", "projected": {"sources": [{"configMap": {"name": "x"}}]}}]}, CONFIG),
+        ({"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "x"}}]}}]}, SECRET),
+        ({"containers": [{"name": "c", "env": [{"name": "E", "valueFrom": {"configMapKeyRef": KEY}}]}]}, CONFIG),
+        ({"containers": [{"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": KEY}}]}]}, SECRET),
+        ({"containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": "x"}}]}]}, CONFIG),
+        ({"containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "x"}}]}]}, SECRET),
+        ({"initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "x"}}]}]}, SECRET),
+        ({"imagePullSecrets": [{"name": "x"}]}, SECRET),
+        (
+            {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "x"}}]},
+            Reference("persistentvolumeclaim", "ns", "x"),
+        ),
+        ({"serviceAccountName": "x"}, Reference("serviceaccounttoken", "ns", "x")),
+        ({}, Reference("serviceaccounttoken", "ns", "default")),
+    ],
+)
+def test_every_way_to_refer(spec: dict[str, object], reference: Reference) -> None:
+    assert reference in references(pod("p", "n1", **spec))
+
+
+def test_a_node_is_forgotten_with_its_last_pod() -> None:
+    where = Location()
+    needs = {"imagePullSecrets": [{"name": "x"}]}
+    where.put(pod("a", "n1", **needs))
+    where.put(pod("b", "n1", **needs))
+    where.put(pod("c", "n2", **needs))
+    assert sorted(where.nodes_of(SECRET)) == ["n1", "n2"]
+    where.remove("ns", "a")
+    assert where.needs("n1", SECRET)
+    where.remove("ns", "b")
+    where.remove("ns", "b")
+    assert where.nodes_of(SECRET) == ["n2"]
+    where.put(pod("c", "n2"))
+    assert where.nodes_of(SECRET) == []
+    assert len(where) == 1
