@@ -58,7 +58,9 @@ class Edge:
         async with asyncio.timeout(5):
             return [(await self.meta.get()).content_bytes().decode() for _ in range(count)]
 
-    async def send(self, resource: str = "default/pod/p", operation: str = "response", source: str = "edged") -> Message:
+    async def send(
+        self, resource: str = "default/pod/p", operation: str = "response", source: str = "edged"
+    ) -> Message:
         message = Message.of(
             source=source, group="meta", operation=operation, resource=resource, content="OK", timestamp=1
         )

@@ -38,9 +38,7 @@ class Hub:
             answer = self.answers.get((message.route.operation, message.route.resource))
             if answer is not None and (content := answer(message)) is not None:
                 self.bus.reply(
-                    message.reply(
-                        content, timestamp=1, source="edgecontroller", group="resource", resource_version="1"
-                    )
+                    message.reply(content, timestamp=1, source="edgecontroller", group="resource", resource_version="1")
                 )
             async with self.arrived:
                 self.arrived.notify_all()

@@ -26,9 +26,7 @@ PATCH = "default/podpatch/web"
 
 async def patch_status(node, phase="Running"):
     patch = {"metadata": {"uid": "u1"}, "status": {"phase": phase}}
-    return await node.client.patch(
-        PODS, "web", patch, "default", type=PatchType.STRATEGIC, subresource="status"
-    )
+    return await node.client.patch(PODS, "web", patch, "default", type=PatchType.STRATEGIC, subresource="status")
 
 
 async def test_identical_questions_in_flight_are_asked_once_and_all_answered(node, config_map):
@@ -134,9 +132,9 @@ async def test_tokens_go_with_their_pod(node, pod):
     await node.push("insert", "default/pod/web", pod())
     await node.told()
     expires = rfc3339(node.clock.now() + timedelta(hours=1))
-    node.hub.answers["query", TOKEN] = lambda m: m.read(dict) | {
-        "status": {"token": "t", "expirationTimestamp": expires}
-    }
+    node.hub.answers["query", TOKEN] = lambda m: (
+        m.read(dict) | {"status": {"token": "t", "expirationTimestamp": expires}}
+    )
     await ask_token(node, "u1")
     await ask_token(node, "u2")
     await node.push("delete", "default/pod/web", pod())
