@@ -7,7 +7,8 @@ are served.
         client = cluster.client()
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -15,7 +16,7 @@ from edgehive.api.registry import KUBEEDGE
 from edgehive.kit.clock import Clock, FixedClock
 from edgehive.kit.tls import new_key
 from edgehive.kube.server.app import ApiServer, ServerOptions
-from edgehive.kube.server.identity import MASTERS
+from edgehive.kube.server.identity import AUTHENTICATED, MASTERS, User
 from edgehive.kube.server.local import LocalClient
 from edgehive.kube.store import Store, memory_store
 
@@ -44,8 +45,15 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        await self.server.stop()
 
     def client(self, user: str = "admin", groups: Sequence[str] = (MASTERS,)) -> LocalClient:
         """A client acting as that user."""
         return self.server.client(user, groups)
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        """The same cluster over plain HTTP on a free port; everyone is admin. Gives the URL."""
+        admin = User("admin", (MASTERS, AUTHENTICATED))
+        async with self.server.serve("127.0.0.1", 0, without_credentials=admin) as (host, port):
+            yield f"http://{host}:{port}"

@@ -73,12 +73,13 @@ class PodTolerations:
     def admit(self, call: Call, obj: Json, old: Json | None) -> None:
         if call.served.storage != "pods" or old is not None or call.subresource:
             return
-        tolerations = list(obj.get("spec", {}).get("tolerations") or ())
+        spec = obj["spec"]
+        tolerations = list(spec.get("tolerations") or ())
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
             if not any(_covers(item, key) for item in tolerations):
                 tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute",
                                     "tolerationSeconds": _TOLERATION_SECONDS})  # fmt: skip
-        obj["spec"]["tolerations"] = tolerations
+        spec["tolerations"] = tolerations
 
 
 def _covers(toleration: Json, key: str) -> bool:
@@ -154,7 +155,7 @@ def _mount_token(spec: Json) -> None:
     name = next((item["name"] for item in volumes if item["name"].startswith("kube-api-access-")), "")
     mount = {"name": name or generated_name("kube-api-access-"), "readOnly": True, "mountPath": TOKEN_MOUNT}
     needed = False
-    for container in (spec.get("initContainers") or []) + spec.get("containers", []):
+    for container in (spec.get("initContainers") or []) + (spec.get("containers") or []):
         mounts = container.get("volumeMounts") or []
         if not any(item.get("mountPath") == TOKEN_MOUNT for item in mounts):
             container["volumeMounts"] = [*mounts, mount]

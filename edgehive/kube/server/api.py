@@ -19,6 +19,7 @@ from edgehive.kube.server.catalog import Catalog
 from edgehive.kube.server.identity import Attributes, Authorizer, forbidden_text
 from edgehive.kube.server.options import Call, DeleteOptions, ListOptions, Page
 from edgehive.kube.server.reads import Reader
+from edgehive.kube.server.reviews import Reviews
 from edgehive.kube.server.rules import Rules
 from edgehive.kube.server.strategy import PARTS
 from edgehive.kube.server.tokens import Tokens
@@ -56,12 +57,13 @@ class Api:
         self.store = store
         self.catalog = catalog
         self.authorizer = authorizer
-        self.writer = Writer(store, clock, admission, Rules(clock))
+        self.writer = Writer(store, clock, admission, Rules())
         self._reader = Reader(store)
         self._tokens = tokens
+        self._reviews = Reviews(authorizer, tokens)
 
     async def get(self, call: Call) -> Answer:
-        self._authorize(call, "get")
+        self.authorize(call, "get")
         if call.subresource == "scale":
             self._must_have(call)
             return Answer(Document.of(subresources.scale_of(call, self._reader.get(call).document.to_dict())))
@@ -69,18 +71,20 @@ class Api:
         return Answer(self._reader.get(call).document)
 
     async def select(self, call: Call, options: ListOptions) -> Page:
-        self._authorize(call, "list")
+        self.authorize(call, "list")
         return await self._reader.select(call, options)
 
     async def watch(self, call: Call, options: ListOptions) -> AsyncIterator[list[WatchEvent]]:
         """Batches of events; everything that can be refused is refused before the first."""
-        self._authorize(call, "watch")
+        self.authorize(call, "watch")
         return await self._reader.open_watch(call, options)
 
     async def create(self, call: Call, body: Json) -> Answer:
-        self._authorize(call, "create")
+        self.authorize(call, "create")
         if call.subresource:
             return Answer(Document.of(await self._create_below(call, body)), 201)
+        if self._reviews.answers(call):
+            return Answer(Document.of(self._reviews.answer(call, body)), 201)
         return Answer((await self.writer.create(call, body)).document, 201)
 
     async def _create_below(self, call: Call, body: Json) -> Json:
@@ -98,7 +102,7 @@ class Api:
         raise MethodNotAllowed("the server does not allow this method on the requested resource")
 
     async def update(self, call: Call, body: Json) -> Answer:
-        self._authorize(call, "update")
+        self.authorize(call, "update")
         if call.subresource == "scale":
             self._must_have(call)
             return await self._scale(call, lambda _: body)
@@ -107,7 +111,7 @@ class Api:
         return Answer(stored.document, 201 if created else 200)
 
     async def patch(self, call: Call, kind: PatchType, patch: Patch) -> Answer:
-        self._authorize(call, "patch")
+        self.authorize(call, "patch")
         if call.subresource == "scale":
             self._must_have(call)
             return await self._scale(call, lambda scale: apply_patch(call, kind, scale, patch))
@@ -129,14 +133,14 @@ class Api:
         return Answer(Document.of(subresources.scale_of(call, stored.to_dict())))
 
     async def delete(self, call: Call, options: DeleteOptions) -> Removal:
-        self._authorize(call, "delete")
+        self.authorize(call, "delete")
         if call.subresource:
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
         return await self.writer.delete(call, options)
 
     async def delete_collection(self, call: Call, options: DeleteOptions, chosen: ListOptions) -> Page:
         """Delete what a list finds; answers what it found."""
-        self._authorize(call, "deletecollection")
+        self.authorize(call, "deletecollection")
         page = await self._reader.select(call, chosen)
         for item in page.items:
             one = Call(call.user, call.served, item.key.namespace, item.key.name, dry_run=call.dry_run)
@@ -152,8 +156,11 @@ class Api:
         if not decision.allowed:
             raise Forbidden(f"forbidden: {forbidden_text(attributes, decision)}")
 
-    def _authorize(self, call: Call, verb: str) -> None:
+    def authorize(self, call: Call, verb: str) -> None:
+        """Raises Forbidden, or MethodNotAllowed for a verb the resource does not know."""
         row = call.served.resource
+        if verb not in row.verbs:
+            raise MethodNotAllowed("the server does not allow this method on the requested resource")
         attributes = Attributes(
             call.user,
             verb,

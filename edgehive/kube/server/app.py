@@ -4,19 +4,31 @@ edgesite runs it over SQLite, tests over memory. Keys and certificates are given
 the server keeps them.
 """
 
-from collections.abc import Sequence
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
 
 from edgehive.api.registry import BUILTIN, ApiResource
 from edgehive.kit.clock import Clock
+from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.server import bootstrap
 from edgehive.kube.server.admission import Admission, NamespaceLifecycle, PodPriority, PodTolerations, ServiceAccounts
 from edgehive.kube.server.api import Api
 from edgehive.kube.server.catalog import Catalog
-from edgehive.kube.server.identity import AUTHENTICATED, MASTERS, AllowAll, Authorizer, User
+from edgehive.kube.server.crds import Crds
+from edgehive.kube.server.identity import ANONYMOUS, AUTHENTICATED, MASTERS, AllowAll, Authorizer, User
 from edgehive.kube.server.local import LocalClient
+from edgehive.kube.server.reviews import REVIEWS
 from edgehive.kube.server.tokens import ISSUER, Tokens
 from edgehive.kube.store import Store
+
+if TYPE_CHECKING:
+    from edgehive.kube.server.proxy import KubeletAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +42,12 @@ class ServerOptions:
     service_account_admission: bool = False
     #: Kinds served beside the built-in ones without a CRD.
     extra_resources: tuple[ApiResource, ...] = ()
+    #: Further steps of admission, made with the store; they come last.
+    extra_admission: tuple[Callable[[Store], Admission], ...] = ()
 
 
 class ApiServer:
-    """A Kubernetes API over a store. Call `start` once before anything else."""
+    """A Kubernetes API over a store. Call `start` before anything else and `stop` at the end."""
 
     def __init__(
         self,
@@ -46,7 +60,9 @@ class ApiServer:
         options = options or ServerOptions()
         self.store = store
         self.clock = clock
-        self.catalog = Catalog(BUILTIN + options.extra_resources)
+        self.catalog = Catalog(BUILTIN + REVIEWS + options.extra_resources)
+        self._ready = False
+        self._custom: asyncio.Task[None] | None = None
         key = options.service_account_key
         self.tokens = Tokens(key, store, clock, issuer=options.issuer) if key else None
         self.api = Api(
@@ -54,21 +70,59 @@ class ApiServer:
             self.catalog,
             clock=clock,
             authorizer=authorizer or AllowAll(),
-            admission=_admission(store, service_accounts=options.service_account_admission),
+            admission=_admission(store, options),
             tokens=self.tokens,
         )
+
+        self._crds = Crds(store, self.catalog, self.api.writer)
 
     async def start(self) -> None:
         """Create what every cluster has."""
         await bootstrap.create_namespaces(self.client("system:apiserver"))
+        self._custom = spawn(self._crds.run(), name="crds")
+        self._ready = True
+
+    async def stop(self) -> None:
+        """End what `start` began; the store is the caller's to close."""
+        self._ready = False
+        await cancel_and_join(self._custom)
+
+    @asynccontextmanager
+    async def serve(
+        self,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        without_credentials: User = ANONYMOUS,
+        static_tokens: Mapping[str, User] | None = None,
+        kubelet: "KubeletAddress | None" = None,
+        metrics: CollectorRegistry | None = None,
+    ) -> AsyncIterator[tuple[str, int]]:
+        """Answer HTTP until the block is left; gives the address. Raises PortInUse."""
+        from edgehive.kit import http
+        from edgehive.kube.server.auth import Authenticator
+        from edgehive.kube.server.proxy import KubeletProxy
+        from edgehive.kube.server.rest import Rest, RestParts
+
+        authenticator = Authenticator(
+            tokens=self.tokens, static_tokens=static_tokens, without_credentials=without_credentials
+        )
+        parts = RestParts(
+            self.api, authenticator, KubeletProxy(self.store, kubelet), self.clock, metrics or CollectorRegistry(),
+            lambda: self._ready,
+        )  # fmt: skip
+        application = Rest(parts).application()
+        async with http.serve(application, host=host, port=port, ssl_context=ssl_context) as address:
+            yield address
 
     def client(self, user: str = "admin", groups: Sequence[str] = (MASTERS,)) -> LocalClient:
         """A client in this process, as that user."""
         return LocalClient(self.api, User(user, (*groups, AUTHENTICATED)))
 
 
-def _admission(store: Store, *, service_accounts: bool) -> list[Admission]:
+def _admission(store: Store, options: ServerOptions) -> list[Admission]:
     plugins: list[Admission] = [NamespaceLifecycle(store), PodTolerations(), PodPriority(store)]
-    if service_accounts:
+    if options.service_account_admission:
         plugins.append(ServiceAccounts(store))
-    return plugins
+    return plugins + [make(store) for make in options.extra_admission]

@@ -32,10 +32,14 @@ _UPSERT = frozenset({
 class CustomVersion(Protocol):
     """What a CRD version adds to the rules: its schema, scale paths and printer columns."""
 
-    columns: tuple[Mapping[str, Any], ...]
-    scale: Mapping[str, str] | None
-    selectable: tuple[str, ...]
-    schema: Mapping[str, Any] | None
+    @property
+    def columns(self) -> tuple[dict[str, Any], ...]: ...
+    @property
+    def scale(self) -> Mapping[str, str] | None: ...
+    @property
+    def selectable(self) -> tuple[str, ...]: ...
+    @property
+    def schema(self) -> Mapping[str, Any] | None: ...
 
     def admit(self, obj: dict[str, Any], old: Mapping[str, Any] | None) -> list[str]:
         """Prune and default in place, then validate (raises Invalid); answers paths of unknown fields."""

@@ -7,7 +7,7 @@ schema. Pure.
 from collections.abc import Mapping
 from typing import Any
 
-from edgehive.kit.clock import Clock
+from edgehive.kube.server.defaults import apply_defaults
 from edgehive.kube.server.options import Call
 
 Json = dict[str, Any]
@@ -16,13 +16,12 @@ Json = dict[str, Any]
 class Rules:
     """Completes and checks objects on their way to the store."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
     def complete(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Fill in defaults; a custom resource is pruned and checked against its schema as well."""
         if call.served.custom is not None:
             call.served.custom.admit(obj, old)
+        else:
+            apply_defaults(call.served.resource, obj)
 
     def check(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Raises Invalid with every cause."""

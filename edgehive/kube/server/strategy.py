@@ -90,10 +90,8 @@ def begin(served: Served, obj: Json, now: datetime) -> None:
         metadata["generation"] = 1
     if served.has_status and served.storage != "nodes":
         obj.pop("status", None)
-    if served.storage == "namespaces":
-        metadata["labels"] = {**(metadata.get("labels") or {}), "kubernetes.io/metadata.name": metadata.get("name", "")}
-        obj["spec"] = {**(obj.get("spec") or {}), "finalizers": ["kubernetes"]}
-        obj["status"] = {"phase": "Active"}
+    if served.storage == "pods" and not isinstance(obj.get("spec"), dict):
+        obj["spec"] = {}
 
 
 def generated_name(base: str) -> str:

@@ -83,8 +83,8 @@ class Writer:
 
     async def _create(self, call: Call, obj: Json) -> Stored:
         strategy.begin(call.served, obj, self._clock.now())
-        admit_all(self._admission, call, obj, None)
         self._rules.complete(call, obj, None)
+        admit_all(self._admission, call, obj, None)
         strategy.require_name(call.served, obj)
         self._rules.check(call, obj, None)
         row, key = call.served.resource, key_of(call)._replace(name=obj["metadata"]["name"])
@@ -151,8 +151,8 @@ class Writer:
         wanted = change(msgspec.json.decode(msgspec.json.encode(old)))
         new = strategy.replaced(call.served, call.subresource, old, wanted)
         strategy.check_finalizers(call.served, old, new)
-        admit_all(self._admission, call, new, old)
         self._rules.complete(call, new, old)
+        admit_all(self._admission, call, new, old)
         if new.get("metadata", {}).get("finalizers") == []:
             del new["metadata"]["finalizers"]
         if call.subresource != "status":
