@@ -6,6 +6,7 @@ Containers are no part of it: they go on when the site ends.
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -17,11 +18,14 @@ from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.edgesite import EdgeSite
 from edgehive.api.core import Node
-from edgehive.api.registry import NODES
+from edgehive.api.document import Document
+from edgehive.api.registry import KUBEEDGE, NODES
 from edgehive.cloudcore.app import own_address, run_cloudcore
 from edgehive.edgecore.app import run_edgecore
 from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgesite import halves, images, pki
+from edgehive.edgesite.addresses import ServiceAddresses
+from edgehive.edgesite.authorizer import MastersOnly
 from edgehive.edgesite.containerd import PrivateContainerd
 from edgehive.edgesite.controllers.roster import run_controllers
 from edgehive.edgesite.layout import Layout
@@ -29,11 +33,11 @@ from edgehive.edgesite.pki import Pki
 from edgehive.edgesite.progress import Progress
 from edgehive.kit import tls
 from edgehive.kit.clock import Clock, parse_rfc3339
-from edgehive.kit.http import serve
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informer
 from edgehive.kube.server.app import ApiServer, ServerOptions
+from edgehive.kube.server.bootstrap import publish_service
 from edgehive.kube.sqlite import open_store
 from edgehive.wire.link import Link, Peer
 from edgehive.wire.memory import MemoryNetwork
@@ -56,7 +60,7 @@ async def run_site(site: EdgeSite, layout: Layout, clock: Clock, stop: asyncio.E
     runtime = spawn(_runtime(site, layout), name="containerd")
     try:
         progress.starting("starting the API server")
-        async with _api_server(site, layout, identity, clock) as server:
+        async with _api_server(site, layout, identity, clock, address) as server:
             config = pki.kubeconfig(identity, f"https://127.0.0.1:{site.port}")
             pki.write_private(layout.kubeconfig, config.encode())
             progress.starting("starting containerd")
@@ -102,19 +106,32 @@ async def _runtime(site: EdgeSite, layout: Layout) -> str:
 
 
 @asynccontextmanager
-async def _api_server(site: EdgeSite, layout: Layout, identity: Pki, clock: Clock) -> AsyncIterator[ApiServer]:
+async def _api_server(
+    site: EdgeSite, layout: Layout, identity: Pki, clock: Clock, address: str
+) -> AsyncIterator[ApiServer]:
     """The API server over SQLite, behind TLS with client certificates."""
-    options = ServerOptions(service_account_key=identity.service_account_key, service_account_admission=True)
+    options = ServerOptions(
+        service_account_key=identity.service_account_key,
+        service_account_admission=True,
+        extra_resources=KUBEEDGE,
+        extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet),),
+    )
     context = tls.server_context(
         identity.server_certificate,
         identity.server_key,
         client_ca=identity.authority_file,
         client_certificate="optional",
     )
+
+    def kubelet(node: Document) -> str | None:
+        return f"http://127.0.0.1:{site.kubelet_port}" if node.meta.name == site.node_name else None
+
     async with open_store(layout.store, clock=clock) as store:
-        server = ApiServer(store, clock=clock, options=options)
+        server = ApiServer(store, clock=clock, options=options, authorizer=MastersOnly())
         await server.start()
-        async with serve(server.application(), host="0.0.0.0", port=site.port, ssl_context=context):  # noqa: S104
+        reserved = str(ipaddress.ip_network(site.service_subnet)[1])
+        await publish_service(server.client("system:apiserver"), [address], site.port, reserved)
+        async with server.serve("0.0.0.0", site.port, context, kubelet=kubelet):  # noqa: S104
             yield server
 
 
