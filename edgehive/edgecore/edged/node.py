@@ -222,6 +222,7 @@ class NodeReporter:
         self._node_uid = ""
         self._told_at: datetime | None = None
         self._ready: bool | None = None
+        self._held_lease: dict[str, Any] | None = None
         self._changed = asyncio.Event()
         self._connected = asyncio.Event()
 
@@ -333,9 +334,8 @@ class NodeReporter:
             self._connected.clear()
             try:
                 await self.renew(duration)
-            except Conflict:
-                continue
             except ApiError as error:
+                self._held_lease = None
                 log.log(logging.DEBUG if error.transient else logging.WARNING, "node lease not renewed: %s", error)
             try:
                 async with asyncio.timeout(duration / 4):
@@ -344,14 +344,19 @@ class NodeReporter:
                 continue
 
     async def renew(self, duration: int) -> None:
-        """Write the lease once."""
+        """Write the lease once; the last answer is the next one's base, so one call is the rule."""
         try:
-            body = (await self._client.get(LEASES, self._name, LEASE_NAMESPACE)).to_dict()
+            held = self._held_lease or (await self._client.get(LEASES, self._name, LEASE_NAMESPACE)).to_dict()
+            answer = await self._client.update(LEASES, self._lease(held, duration), LEASE_NAMESPACE)
+        except Conflict:
+            fresh = (await self._client.get(LEASES, self._name, LEASE_NAMESPACE)).to_dict()
+            answer = await self._client.update(LEASES, self._lease(fresh, duration), LEASE_NAMESPACE)
         except NotFound:
+            # It goes with the Node: perhaps that was deleted, so the status is told at once.
             self._told_at = None
-            await self._client.create(LEASES, self._lease({}, duration), LEASE_NAMESPACE)
-            return
-        await self._client.update(LEASES, self._lease(body, duration), LEASE_NAMESPACE)
+            self._changed.set()
+            answer = await self._client.create(LEASES, self._lease({}, duration), LEASE_NAMESPACE)
+        self._held_lease = answer.to_dict()
 
     def _lease(self, body: dict[str, Any], duration: int) -> dict[str, Any]:
         meta = dict(body.get("metadata") or {}) | {"name": self._name, "namespace": LEASE_NAMESPACE}

@@ -40,8 +40,8 @@ class Verdict:
 
 #: Called on a change of verdict.
 Changed = Callable[[Verdict], None]
-#: Called on every failed shot: pod, container, kind, message.
-Missed = Callable[[Pod, str, Kind, str], None]
+#: Called on every failed shot: pod, container, message.
+Missed = Callable[[Pod, str, str], None]
 
 
 class Threshold:
@@ -99,7 +99,7 @@ class Prober:
         while True:
             trouble = await self._shoot(target, probe)
             if trouble:
-                self._missed(pod, target.container.name, kind, f"{kind.value} probe failed: {trouble}")
+                self._missed(pod, target.container.name, f"{kind.value} probe failed: {trouble}")
             now = threshold.count(not trouble)
             if now is not None and now != verdict:
                 verdict = now
