@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import re
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
+from grpclib.protocol import H2Protocol
 from grpclib.server import Server
 
 from edgehive.edgecore.edged.cri import CriClient
@@ -134,11 +135,12 @@ class FakeRuntime:
     @asynccontextmanager
     async def serve(self, path: Path) -> AsyncIterator[str]:
         """Listen on a unix socket; gives the endpoint. Leaving is the runtime going down, its memory stays."""
-        server = Server([_Service(self)])
+        server = _Server([_Service(self)])
         await server.start(path=str(path))
         try:
             yield f"unix://{path}"
         finally:
+            server.sever()
             server.close()
             await server.wait_closed()
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - one directory entry
@@ -395,6 +397,22 @@ class _Direct:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+class _Server(Server):
+    """Remembers its connections: a process that ends takes them along, which the library's server does not."""
+
+    def __init__(self, handlers: Collection[Any]) -> None:
+        super().__init__(handlers)
+        self._open: list[H2Protocol] = []
+
+    def _protocol_factory(self) -> H2Protocol:
+        self._open.append(super()._protocol_factory())
+        return self._open[-1]
+
+    def sever(self) -> None:
+        for protocol in self._open:
+            protocol.connection.close()
 
 
 class _Service:

@@ -71,6 +71,7 @@ class LineFormatter:
         self._since = options.since
         self._timestamps = options.timestamps
         self._stream = b"" if options.stream == "All" else options.stream.lower().encode()
+        #: stream -> whether the line in parts that it is inside of is shown; absent between lines
         self._inside: dict[bytes, bool] = {}
 
     def format(self, raw: bytes) -> bytes:
@@ -78,10 +79,12 @@ class LineFormatter:
         line = parse_line(raw)
         if line is None or (self._stream and line.stream != self._stream):
             return b""
-        continues = self._inside.get(line.stream, False)
-        if not continues and not self._recent(line):
+        continues = line.stream in self._inside
+        shown = self._inside.pop(line.stream) if continues else self._recent(line)
+        if not line.whole:
+            self._inside[line.stream] = shown
+        if not shown:
             return b""
-        self._inside[line.stream] = not line.whole
         head = line.time + b" " if self._timestamps and not continues else b""
         return head + line.text + (b"\n" if line.whole else b"")
 
