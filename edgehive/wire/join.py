@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import jwt
-
 from edgehive.wire.link import JoinRefused
 
 #: Paths of the HTTPS join server.
@@ -66,6 +64,8 @@ def ca_hash(ca_der: bytes) -> str:
 
 def make_token(ca_der: bytes, ca_key_der: bytes, expires: datetime) -> Token:
     """A token for any node until `expires`, signed with the CA key's SEC1 DER bytes."""
+    import jwt  # only clouds mint and verify; an edge that merely dials is spared its 9 MiB
+
     claims = {"exp": int(expires.timestamp())}
     return Token(ca_hash(ca_der), jwt.encode(claims, ca_key_der, algorithm="HS256"))
 
@@ -103,6 +103,8 @@ def bearer_of(authorization: str | None) -> str:
 
 def verify_bearer(bearer: str, ca_key_der: bytes, now: datetime) -> None:
     """Refuse a JWT that is not HS256 by our CA key, has no expiry, or is past it."""
+    import jwt
+
     try:
         claims = jwt.decode(
             bearer,

@@ -109,7 +109,8 @@ class Identity:
             return
         if not self._token:
             raise JoinRefused(f"{fault} Put a token of this cloud into modules.edgeHub.token and start again.")
-        log.warning("%s The node joins again with its token.", fault)
+        if certificate is not None:
+            log.warning("%s The node joins again with its token.", fault)
         await self._join()
 
     def _fault(self, certificate: Certificate | None) -> str:

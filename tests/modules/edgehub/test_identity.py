@@ -142,7 +142,7 @@ async def test_a_bad_token_is_one_sentence(cloud, tmp_path, token, sentence):
 
 async def test_a_server_whose_certificate_names_another_host_is_refused(tmp_path):
     async with cloud_at("cloud.example") as other:
-        with pytest.raises(JoinRefused, match="does not verify.*advertiseAddress"):
+        with pytest.raises(JoinRefused, match=r"does not verify.*advertiseAddress"):
             await make(other, tmp_path, token=other.token()).prepare()
 
 

@@ -1,6 +1,7 @@
 """edgecore's configuration file: the Go project's keys, defaults and clear refusals."""
 
 import logging
+import re
 
 import pytest
 import yaml
@@ -46,9 +47,8 @@ def test_both_printed_configurations_are_read_back_without_a_warning(caplog):
     ],
 )
 def test_what_is_wrong_is_named(text, sentence):
-    with pytest.raises(ConfigError, match=".") as refusal:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
         parse(text, EdgeCore)
-    assert sentence in str(refusal.value)
 
 
 def test_the_command_ends_with_one_sentence(tmp_path):
@@ -71,7 +71,7 @@ def test_edgecore_does_not_start_beside_a_kubelet(tmp_path):
     app.refuse_beside_kubelet(tmp_path)
     (tmp_path / "77").mkdir()
     (tmp_path / "77" / "comm").write_text("kubelet\n")
-    with pytest.raises(app.Refused, match="process 77.*stop it first"):
+    with pytest.raises(app.Refused, match=r"process 77.*stop it first"):
         app.refuse_beside_kubelet(tmp_path)
 
 
