@@ -13,7 +13,6 @@ import random
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NamedTuple
 
 import msgspec
@@ -395,14 +394,13 @@ class Informers:
             self._start(informer)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         group, self._group = self._group, None
         for task in self._tasks:
             task.cancel()
         if group is not None:
-            await group.__aexit__(kind, error, trace)
+            # Given the error, the group would wrap it; so it goes on to the caller as it is.
+            await group.__aexit__(None, None, None)
 
     def _start(self, informer: Informer) -> None:
         if self._group is not None:
