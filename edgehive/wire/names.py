@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class CloudModule(StrEnum):
-    """Module names inside cloudcore."""
+    """Module names inside cloudcore; each module's group has the same name."""
 
     CLOUD_HUB = "cloudhub"
     EDGE_CONTROLLER = "edgecontroller"
@@ -21,7 +21,6 @@ class CloudModule(StrEnum):
     ROUTER = "router"
     POLICY_CONTROLLER = "policycontroller"
     TASK_MANAGER = "taskmanager"
-    CSR_APPROVER = "csrapprovercontroller"
 
 
 class EdgeModule(StrEnum):
@@ -38,7 +37,7 @@ class EdgeModule(StrEnum):
 
 
 class Group(StrEnum):
-    """Route groups: the first seven name module groups, the rest address a kind of receiver across the link."""
+    """Groups: the first seven are those of edge modules, the rest address a kind of receiver across the link."""
 
     HUB = "hub"
     META = "meta"
