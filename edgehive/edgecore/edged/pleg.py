@@ -14,11 +14,13 @@ from edgehive.edgecore.edged.containerd import TaskEvent, TaskEventKind
 from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
 from edgehive.edgecore.edged.podspec import POD_UID
 from edgehive.kit.backoff import Backoff
+from edgehive.protos import cri_pb2 as cri
 
 log = logging.getLogger("edgehive.edged")
 
 RELIST_SECONDS = 1.0
 RELIST_BESIDE_EVENTS_SECONDS = 10.0
+_SETTLE_FIRST_SECONDS, _SETTLE_LAST_SECONDS = 0.005, 2.0
 
 Snapshot = dict[str, frozenset[tuple[str, int]]]
 
@@ -40,11 +42,13 @@ class Pleg:
         self._known: Snapshot = {}
         self._streaming = False
         self._relist_now = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
         #: "" while the runtime answers.
         self.trouble = "the container runtime has not answered yet"
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
+            self._group = group
             group.create_task(self._relist_for_ever(), name="pleg relist")
             if self._events is not None:
                 group.create_task(self._follow(self._events), name="pleg events")
@@ -115,5 +119,26 @@ class Pleg:
         if event.kind is TaskEventKind.START:
             return
         uid = self._owners.get(event.container_id)
-        if uid is not None:
-            self._changed(uid)
+        if uid is None:
+            return
+        self._changed(uid)
+        if event.kind is TaskEventKind.EXIT and self._group is not None:
+            self._group.create_task(self._settle(event.container_id, uid), name="pleg settle")
+
+    async def _settle(self, container_id: str, uid: str) -> None:
+        """CRI takes an exit in a moment later than containerd tells it: look until it has."""
+        pause = _SETTLE_FIRST_SECONDS
+        while pause < _SETTLE_LAST_SECONDS:
+            await asyncio.sleep(pause)
+            pause *= 2
+            try:
+                status = await self._cri.container_status(container_id)
+            except RuntimeRefused:
+                # A sandbox's own process, or gone already.
+                break
+            if status.state != cri.CONTAINER_RUNNING:
+                break
+        self._changed(uid)
+        elif event.kind is TaskEventKind.EXIT:
+            # Over before anyone had looked at it (a short job): the list tells whose it is.
+            self._relist_now.set()
