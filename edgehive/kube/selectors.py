@@ -140,17 +140,17 @@ def _value_set(tokens: list[str]) -> list[str]:
     values: list[str] = []
     expect_value = True
     while tokens:
-        token = tokens.pop(0)
-        if token == ")":
+        part = tokens.pop(0)
+        if part == ")":
             return [*values, ""] if expect_value else values
-        if token == ",":
+        if part == ",":
             if expect_value:
                 values.append("")
             expect_value = True
             continue
         if not expect_value:
-            raise SelectorError(f"found '{token}', expected: ',', or ')'")
-        values.append(_value(token))
+            raise SelectorError(f"found '{part}', expected: ',', or ')'")
+        values.append(_value(part))
         expect_value = False
     raise SelectorError("found '', expected: ',', or ')'")
 

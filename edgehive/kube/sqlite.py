@@ -120,7 +120,7 @@ def _event(
 def _begin(connection: sqlite3.Connection, floor: int, at: int) -> int:
     """Move the revision up to the floor and mark the stretch between as lost."""
     (last,) = connection.execute("SELECT value FROM numbers WHERE name = 'revision'").fetchone()
-    revision = max(floor, last + 1)
+    revision = max(floor, int(last) + 1)
     connection.execute("INSERT INTO history VALUES (?, ?, ?, '', '', '', NULL, ?, NULL)", (revision, at, _GAP, last))
     connection.execute("UPDATE numbers SET value = ? WHERE name = 'revision'", (revision,))
     _compact(connection, at)

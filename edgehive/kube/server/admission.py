@@ -19,6 +19,7 @@ Json = dict[str, Any]
 
 PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
 TOKEN_MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  a path
+_SYSTEM_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 _TOLERATION_SECONDS = 300
 _TOKEN_SECONDS = 3607
 
@@ -89,8 +90,6 @@ def _covers(toleration: Json, key: str) -> bool:
 class PodPriority:
     """Resolves priorityClassName to a number; pods without a class take the global default, or 0."""
 
-    _system = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
-
     def __init__(self, store: Store) -> None:
         self._store = store
 
@@ -100,14 +99,14 @@ class PodPriority:
         spec = obj["spec"]
         name = spec.get("priorityClassName") or ""
         found = self._class(name)
-        if name and found is None and name not in self._system:
+        if name and found is None and name not in _SYSTEM_PRIORITIES:
             raise Forbidden(
                 f'pods "{obj["metadata"].get("name", "")}" is forbidden: no PriorityClass with name {name} was found',
                 details=StatusDetails(name=obj["metadata"].get("name", ""), kind="pods"),
             )
         if found is not None and not name:
             spec["priorityClassName"] = found["metadata"]["name"]
-        spec["priority"] = found["value"] if found else self._system.get(name, 0)
+        spec["priority"] = found["value"] if found else _SYSTEM_PRIORITIES.get(name, 0)
         spec.setdefault("preemptionPolicy", (found or {}).get("preemptionPolicy", "PreemptLowerPriority"))
 
     def _class(self, name: str) -> Json | None:

@@ -24,6 +24,7 @@ from edgehive.kube.server.crds import Crds
 from edgehive.kube.server.identity import ANONYMOUS, AUTHENTICATED, MASTERS, AllowAll, Authorizer, User
 from edgehive.kube.server.local import LocalClient
 from edgehive.kube.server.reviews import REVIEWS
+from edgehive.kube.server.services import ServiceAddresses
 from edgehive.kube.server.tokens import ISSUER, Tokens
 from edgehive.kube.store import Store
 
@@ -40,6 +41,8 @@ class ServerOptions:
     issuer: str = ISSUER
     #: Pods get the token volume, and their service account must exist.
     service_account_admission: bool = False
+    #: Where Services get their addresses from.
+    service_cidr: str = "10.43.0.0/16"
     #: Kinds served beside the built-in ones without a CRD.
     extra_resources: tuple[ApiResource, ...] = ()
     #: Further steps of admission, made with the store; they come last.
@@ -82,6 +85,10 @@ class ApiServer:
         self._custom = spawn(self._crds.run(), name="crds")
         self._ready = True
 
+    async def publish(self, addresses: Sequence[str], port: int, cluster_ip: str) -> None:
+        """Tell pods where this server is: the `kubernetes` Service and its endpoints."""
+        await bootstrap.publish_service(self.client("system:apiserver"), addresses, port, cluster_ip)
+
     async def stop(self) -> None:
         """End what `start` began; the store is the caller's to close."""
         self._ready = False
@@ -122,7 +129,9 @@ class ApiServer:
 
 
 def _admission(store: Store, options: ServerOptions) -> list[Admission]:
-    plugins: list[Admission] = [NamespaceLifecycle(store), PodTolerations(), PodPriority(store)]
+    plugins: list[Admission] = [
+        NamespaceLifecycle(store), PodTolerations(), PodPriority(store), ServiceAddresses(store, cidr),
+    ]  # fmt: skip
     if options.service_account_admission:
         plugins.append(ServiceAccounts(store))
     return plugins + [make(store) for make in options.extra_admission]

@@ -105,8 +105,15 @@ def _field_selector(served: Served, text: str) -> FieldSelector:
     known = SELECTABLE.get(served.storage, frozenset()) | set(served.custom.selectable if served.custom else ())
     for term in found.terms:
         if term.path not in ("metadata.name", "metadata.namespace") and term.path not in known:
-            raise BadRequest(f"field label not supported: {term.path}")
+            raise BadRequest(_unknown_field(served, term.path))
     return found
+
+
+def _unknown_field(served: Served, path: str) -> str:
+    if served.storage in SELECTABLE:
+        return f"field label not supported: {path}"
+    names = '"metadata.name", "metadata.namespace"' if served.resource.namespaced else '"metadata.name"'
+    return f'"{path}" is not a known field selector: only {names}'
 
 
 def check_options(options: ListOptions, *, watch: bool) -> None:

@@ -55,7 +55,7 @@ def accepted(header: str, *, views: frozenset[View]) -> Representation:
         view = _view(parameters, views)
         if view is not None:
             return Representation(media_type, view, parameters.get("v", ""))
-    raise NotAcceptable(f"only the following media types are accepted: {JSON}, {YAML}", details=StatusDetails())
+    raise NotAcceptable(f"406: Not Acceptable\n\nAvailable representations: {JSON}, {YAML}", details=StatusDetails())
 
 
 def _view(parameters: dict[str, str], views: frozenset[View]) -> View | None:

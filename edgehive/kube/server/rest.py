@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from edgehive.api.meta import Status
+from edgehive.api.meta import Status, StatusDetails
 from edgehive.kit.clock import Clock
 from edgehive.kit.http import MAX_BODY
 from edgehive.kube.client import PatchType
@@ -300,7 +300,7 @@ def _failure(status: Status) -> web.Response:
 
 
 def _no_such_resource() -> NotFound:
-    return NotFound("the server could not find the requested resource")
+    return NotFound("the server could not find the requested resource", details=StatusDetails())
 
 
 def _quoted(text: str) -> str:

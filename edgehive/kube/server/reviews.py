@@ -62,7 +62,7 @@ class Reviews:
     def _who_am_i(self, call: Call, _: Json) -> Json:
         return {"userInfo": _user_info(call.user)}
 
-    def _token(self, call: Call, spec: Json) -> Json:
+    def _token(self, _: Call, spec: Json) -> Json:
         token, audiences = spec.get("token") or "", tuple(spec.get("audiences") or ())
         if not token:
             raise BadRequest("token is required for TokenReview in authentication")
@@ -82,7 +82,7 @@ class Reviews:
     def _self_access(self, call: Call, spec: Json) -> Json:
         return self._decide(call.user, spec)
 
-    def _access(self, call: Call, spec: Json) -> Json:
+    def _access(self, _: Call, spec: Json) -> Json:
         if not spec.get("user") and not spec.get("groups"):
             raise BadRequest("spec.user: Required value: at least one of user or group must be specified")
         extra = {key: tuple(values) for key, values in (spec.get("extra") or {}).items()}

@@ -117,8 +117,8 @@ def check_version(call: Call, old: Json, new: Json) -> None:
         )
     uid = after.get("uid")
     if uid and uid != before["uid"]:
-        raise conflict(row.plural, row.group, call.name,
-                       f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}")  # fmt: skip
+        why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}"
+        raise conflict(row.plural, row.group, call.name, why)
     if version not in ("", "0", before["resourceVersion"]):
         raise conflict(row.plural, row.group, call.name)
 
