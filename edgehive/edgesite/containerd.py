@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ class PrivateContainerd:
         plugins = preflight()
         if len(str(self.socket)) > _MAX_SOCKET_PATH:
             raise ContainerdUnavailable(f"{self.socket} is too long for a socket: choose a shorter data folder")
+        other = _route_into(self.subnet, but=self.bridge)
+        if other:
+            raise ContainerdUnavailable(f"subnet {self.subnet} is in use by interface {other}: choose another for pods")
         await asyncio.to_thread(self._prepare, plugins)
         self._process = await asyncio.to_thread(self._spawn)
         await self._wait_ready()
@@ -272,6 +276,19 @@ def _filesystem(path: Path) -> str:
 
 def _link(name: str) -> bool:
     return Path(f"/sys/class/net/{name}").exists()
+
+
+def _route_into(subnet: str, *, but: str) -> str:
+    """Another interface with a route into the subnet; "" when there is none."""
+    wanted = ipaddress.ip_network(subnet)
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        name, destination, _, _, _, _, _, mask, *_ = line.split()
+        # The kernel writes both in the machine's byte order.
+        address = int(destination, 16).to_bytes(4, sys.byteorder)
+        length = int(mask, 16).bit_count()
+        if name != but and length and ipaddress.ip_network((address, length)).overlaps(wanted):
+            return name
+    return ""
 
 
 def _existing_chains() -> set[str]:

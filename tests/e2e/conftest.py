@@ -26,7 +26,9 @@ def containerd() -> Iterator[PrivateContainerd]:
         pytest.skip(str(error))
     # A short path: a unix socket's name has at most 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="ehive-", dir="/tmp"))
-    private = PrivateContainerd(root, bridge=f"eh{os.getpid() % 10**8}", subnet="10.253.217.0/24")
+    pid = os.getpid()
+    # Test runs side by side must not share addresses.
+    private = PrivateContainerd(root, bridge=f"eh{pid % 10**8}", subnet=f"10.{224 + pid // 256 % 24}.{pid % 256}.0/24")
     try:
         asyncio.run(_start(private))
         yield private

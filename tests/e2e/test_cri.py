@@ -1,6 +1,7 @@
 """Pods made by podspec really run in containerd: network, environment, limits, logs, ports, restarts, images."""
 
 import asyncio
+import ipaddress
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
 from edgehive.edgecore.edged.images import ImageError, ImagePuller
 from edgehive.edgecore.edged.logs import LogFile, LogOptions, read_log
 from edgehive.edgecore.edged.podspec import ContainerFacts, Node, PodFacts, container_config, log_path, sandbox_config
-from edgehive.edgesite.containerd import PrivateContainerd
+from edgehive.edgesite.containerd import ContainerdUnavailable, PrivateContainerd
 from edgehive.edgesite.images import BUSYBOX, HELLO, Image, import_image, pause_image, read_archive, write_archive
 from edgehive.protos import cri_pb2
 
@@ -93,10 +94,10 @@ async def page(address: str) -> str:
         try:
             async with session.get(f"http://{address}/") as response:
                 return await response.text()
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             return ""
 
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         return str(await eventually(ask, bool))
 
 
@@ -105,9 +106,11 @@ async def runner(cri: CriClient, tmp_path: Path) -> AsyncIterator[Runner]:
     yield Runner(cri, tmp_path)
 
 
-async def test_hello_pod_serves_a_page_with_its_name_on_the_bridge_network(runner: Runner) -> None:
+async def test_hello_pod_serves_a_page_with_its_name_on_the_bridge_network(
+    runner: Runner, containerd: PrivateContainerd
+) -> None:
     running = await runner.run({"image": HELLO})
-    assert running.ip.startswith("10.253.217.")
+    assert ipaddress.ip_address(running.ip) in ipaddress.ip_network(containerd.subnet)
     assert "Hello from p" in await page(f"{running.ip}:8080")
 
 
@@ -236,6 +239,12 @@ async def test_a_running_containerd_is_adopted(containerd: PrivateContainerd) ->
     before = containerd.pid
     await PrivateContainerd(containerd.root, bridge=containerd.bridge, subnet=containerd.subnet).start()
     assert containerd.pid == before
+
+
+async def test_a_subnet_in_use_is_refused(containerd: PrivateContainerd, tmp_path: Path, runner: Runner) -> None:
+    await runner.run({"command": ["sleep", "60"]})
+    with pytest.raises(ContainerdUnavailable, match=f"is in use by interface {containerd.bridge}: choose another"):
+        await PrivateContainerd(tmp_path, bridge="eh-other", subnet=containerd.subnet).start()
 
 
 async def test_image_archive_is_imported_and_usable_at_once(
