@@ -36,6 +36,8 @@ log = logging.getLogger("edgehive.cloudhub")
 
 #: How long a cloud module may have no room before a node's message is refused: less than a keepalive.
 HAND_ON_SECONDS = 5.0
+#: How long sessions may take to close their links when the hub stops.
+STOP_SECONDS = 3.0
 
 
 class HubMetrics:
@@ -78,6 +80,8 @@ class CloudHub:
             for acceptor in acceptors:
                 await doors.enter_async_context(acceptor)
                 group.create_task(self._accept(acceptor), name="accept nodes")
+            # Pushed last, so it runs first: doors close quickly when nobody stands in them.
+            doors.push_async_callback(self._sessions.end_all, "cloudcore is stopping", STOP_SECONDS)
             ready()
             async for message in self._mailbox:
                 self._downstream.dispatch(message)

@@ -8,6 +8,7 @@ Go: cloud/pkg/cloudhub/session
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import OrderedDict
@@ -143,6 +144,7 @@ class Sessions:
         self._deadlines: OrderedDict[Session, float] = OrderedDict()
         self._epochs = itertools.count(1)
         self._heard = asyncio.Event()
+        self._emptied = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._by_node)
@@ -172,6 +174,8 @@ class Sessions:
         if self._by_node.get(session.node) is not session:
             return False
         del self._by_node[session.node]
+        if not self._by_node:
+            self._emptied.set()
         return True
 
     def heard(self, session: Session) -> None:
@@ -181,6 +185,16 @@ class Sessions:
         self._deadlines[session] = asyncio.get_running_loop().time() + self._silence
         self._deadlines.move_to_end(session)
         self._heard.set()
+
+    async def end_all(self, reason: str, patience: float) -> None:
+        """End every session and wait, but not for ever, until they have left."""
+        for session in self._by_node.values():
+            session.end(reason)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._by_node:
+                    self._emptied.clear()
+                    await self._emptied.wait()
 
     async def sweep(self) -> None:
         """End sessions that stay silent, until cancelled: one timer for all of them."""
