@@ -20,8 +20,6 @@ log = logging.getLogger("edgehive.edged")
 
 RELIST_SECONDS = 1.0
 RELIST_BESIDE_EVENTS_SECONDS = 10.0
-#: Pauses between the looks that follow the end of a container.
-SETTLING_SECONDS = (0.03, 0.1, 0.5)
 _SETTLE_FIRST_SECONDS, _SETTLE_LAST_SECONDS = 0.005, 2.0
 
 Snapshot = dict[str, frozenset[tuple[str, int]]]
@@ -44,7 +42,6 @@ class Pleg:
         self._known: Snapshot = {}
         self._streaming = False
         self._relist_now = asyncio.Event()
-        self._pauses: list[float] = []
         self._group: asyncio.TaskGroup | None = None
         #: "" while the runtime answers.
         self.trouble = "the container runtime has not answered yet"
@@ -80,9 +77,8 @@ class Pleg:
                 self._answered()
             except RuntimeRefused as error:
                 self._silent(error)
-            usual = RELIST_BESIDE_EVENTS_SECONDS if self._streaming else RELIST_SECONDS
+            pause = RELIST_BESIDE_EVENTS_SECONDS if self._streaming else RELIST_SECONDS
             self._relist_now.clear()
-            pause = self._pauses.pop(0) if self._pauses else usual
             try:
                 async with asyncio.timeout(pause):
                     await self._relist_now.wait()
@@ -124,6 +120,8 @@ class Pleg:
             return
         uid = self._owners.get(event.container_id)
         if uid is None:
+            # It may have ended before anyone had looked at it: the list tells whose it is.
+            self._relist_now.set()
             return
         self._changed(uid)
         if event.kind is TaskEventKind.EXIT and self._group is not None:
@@ -143,8 +141,3 @@ class Pleg:
             if status.state != cri.CONTAINER_RUNNING:
                 break
         self._changed(uid)
-        if event.kind is TaskEventKind.EXIT:
-            # The event overtakes the runtime's own book-keeping, and a short-lived container may end before anyone
-            # knows it: the list is read again until both have settled.
-            self._pauses = list(SETTLING_SECONDS)
-            self._relist_now.set()
