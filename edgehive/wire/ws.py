@@ -83,6 +83,7 @@ class WebSocketLink:
         self._metrics = metrics or _UNREGISTERED
         self._write_timeout = write_timeout
         self._on_close = on_close
+        self._ended = False
         self._closing = False
         self._closed = asyncio.Event()
 
@@ -134,9 +135,12 @@ class WebSocketLink:
         await self._closed.wait()
 
     async def _next_frame(self) -> bytes:
+        if self._ended or self._closing:
+            raise LinkClosed("the link is closed")
         received = await self._websocket.receive()
         if received.type in (WSMsgType.TEXT, WSMsgType.BINARY):
             return received.data  # type: ignore[no-any-return]
+        self._ended = True
         if received.type is WSMsgType.ERROR and isinstance(received.data, aiohttp.WebSocketError):
             self._metrics.refused.inc()
             raise ProtocolError(f"the peer sent a bad WebSocket frame: {received.data}")

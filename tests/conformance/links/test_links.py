@@ -176,6 +176,15 @@ async def test_what_was_sent_before_closing_arrives(ends: tuple[Link, Link], clo
     await near.close()
 
 
+@pytest.mark.parametrize("closer", [0, 1])
+async def test_an_ended_link_says_so_however_often_it_is_asked(ends: tuple[Link, Link], closer: int):
+    closing = asyncio.create_task(ends[closer].close())
+    for _ in range(20):
+        with pytest.raises(LinkClosed):
+            await asyncio.wait_for(ends[1 - closer].receive(), 10)
+    await closing
+
+
 @pytest.mark.parametrize("side", [0, 1])
 async def test_closing_wakes_the_own_reader(ends: tuple[Link, Link], side: int):
     waiting = asyncio.create_task(ends[side].receive())
