@@ -130,7 +130,7 @@ class ApiServer:
 
 def _admission(store: Store, options: ServerOptions) -> list[Admission]:
     plugins: list[Admission] = [
-        NamespaceLifecycle(store), PodTolerations(), PodPriority(store), ServiceAddresses(store, cidr),
+        NamespaceLifecycle(store), PodTolerations(), PodPriority(store), ServiceAddresses(store, options.service_cidr),
     ]  # fmt: skip
     if options.service_account_admission:
         plugins.append(ServiceAccounts(store))
