@@ -24,7 +24,6 @@ from edgehive.kube.server.crds import Crds
 from edgehive.kube.server.identity import ANONYMOUS, AUTHENTICATED, MASTERS, AllowAll, Authorizer, User
 from edgehive.kube.server.local import LocalClient
 from edgehive.kube.server.reviews import REVIEWS
-from edgehive.kube.server.services import ServiceAddresses
 from edgehive.kube.server.tokens import ISSUER, Tokens
 from edgehive.kube.store import Store
 
@@ -41,8 +40,6 @@ class ServerOptions:
     issuer: str = ISSUER
     #: Pods get the token volume, and their service account must exist.
     service_account_admission: bool = False
-    #: Where Services get their addresses from.
-    service_cidr: str = "10.43.0.0/16"
     #: Kinds served beside the built-in ones without a CRD.
     extra_resources: tuple[ApiResource, ...] = ()
     #: Further steps of admission, made with the store; they come last.
@@ -76,7 +73,6 @@ class ApiServer:
             admission=_admission(store, options),
             tokens=self.tokens,
         )
-
         self._crds = Crds(store, self.catalog, self.api.writer)
 
     async def start(self) -> None:
@@ -129,9 +125,7 @@ class ApiServer:
 
 
 def _admission(store: Store, options: ServerOptions) -> list[Admission]:
-    plugins: list[Admission] = [
-        NamespaceLifecycle(store), PodTolerations(), PodPriority(store), ServiceAddresses(store, options.service_cidr),
-    ]  # fmt: skip
+    plugins: list[Admission] = [NamespaceLifecycle(store), PodTolerations(), PodPriority(store)]
     if options.service_account_admission:
         plugins.append(ServiceAccounts(store))
     return plugins + [make(store) for make in options.extra_admission]
