@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from edgehive.edgesite.images import PAUSE
 _PLUGIN_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 _PLUGINS = ("loopback", "bridge", "host-local", "portmap")
 _HOSTPORT_CHAINS = ("CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ")
+#: Where the runtime and edged put containers, inner folders first.
+_CGROUPS = ("kubepods/burstable", "kubepods/besteffort", "kubepods", "k8s.io")
 #: The kernel's limit of a unix socket's path, less the closing zero.
 _MAX_SOCKET_PATH = 107
 _POLL_SECONDS = 0.05
@@ -87,6 +90,10 @@ class PrivateContainerd:
 
     async def stop(self, *, purge: bool = False) -> None:
         """Remove all pods, end the process, take its bridge and chains away; with `purge` its folder too."""
+        if not await self._answers() and any(_shims(self.root)):
+            # Pods outlived their containerd: it comes back once more to take them down in order.
+            with suppress(ContainerdUnavailable):
+                await self.start()
         if await self._answers():
             await self._remove_pods()
         await self._end_process()
@@ -105,7 +112,8 @@ class PrivateContainerd:
             folder.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711)
         if not self._before.exists():
-            self._before.write_text(json.dumps({"chains": sorted(_existing_chains()), "bridge": _link(self.bridge)}))
+            before = {"chains": _existing_chains(), "bridge": _link(self.bridge), "cgroups": _existing_cgroups()}
+            self._before.write_text(json.dumps(before))
         # In place and before the start: containerd 1.6 misses a file that is renamed into the folder.
         (self.root / "cni" / "net.d" / "10-edgehive.conflist").write_text(
             json.dumps(network_config(self.root, self.bridge, self.subnet), indent=2)
@@ -202,7 +210,9 @@ class PrivateContainerd:
 
     def _clean_host(self) -> None:
         for shim in _shims(self.root):
-            os.kill(shim, signal.SIGKILL)
+            for process in (*_children(shim), shim):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
         for mount in _mounts_below(self.root):
             _run("umount", "-l", mount)
         if not self._before.exists():
@@ -211,6 +221,7 @@ class PrivateContainerd:
         if not before["bridge"] and _link(self.bridge):
             _run("ip", "link", "delete", self.bridge)
         _remove_chains(kept=before["chains"])
+        _remove_cgroups(kept=before["cgroups"])
         self._before.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
 
@@ -256,6 +267,34 @@ def _shims(root: Path) -> Iterable[int]:
             yield int(entry.name)
 
 
+def _children(pid: int) -> Iterable[int]:
+    """A shim's containers: the first process of each is its child."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            # The name in parentheses may hold blanks; after it come state and parent.
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                yield int(entry.name)
+
+
+def _existing_cgroups() -> list[str]:
+    """The containers' cgroup trees that are there already, in any hierarchy."""
+    return [name for name in _CGROUPS if any(path.exists() for path in _cgroup_folders(name))]
+
+
+def _cgroup_folders(name: str) -> list[Path]:
+    """A cgroup's folder in the one hierarchy of cgroup v2, or in each of v1."""
+    mount = Path("/sys/fs/cgroup")
+    return [mount / name, *(base / name for base in mount.iterdir() if base.is_dir())]
+
+
+def _remove_cgroups(kept: Iterable[str]) -> None:
+    """Remove the trees we made, where nothing lives in them."""
+    for name in _CGROUPS:
+        for folder in _cgroup_folders(name) if name.partition("/")[0] not in set(kept) else ():
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def _mounts_below(root: Path) -> list[str]:
     """Mount points inside the folder, innermost first."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
@@ -291,9 +330,9 @@ def _route_into(subnet: str, *, but: str) -> str:
     return ""
 
 
-def _existing_chains() -> set[str]:
-    listing = _run("iptables", "-w", "-t", "nat", "-S")
-    return {chain for chain in _HOSTPORT_CHAINS if f"-N {chain}" in listing.splitlines()}
+def _existing_chains() -> list[str]:
+    listing = _run("iptables", "-w", "-t", "nat", "-S").splitlines()
+    return [chain for chain in _HOSTPORT_CHAINS if f"-N {chain}" in listing]
 
 
 def _remove_chains(kept: Iterable[str]) -> None:

@@ -24,7 +24,6 @@ from edgehive.cloudcore.app import own_address, run_cloudcore
 from edgehive.edgecore.app import run_edgecore
 from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgesite import halves, images, pki
-from edgehive.edgesite.addresses import ServiceAddresses
 from edgehive.edgesite.authorizer import MastersOnly
 from edgehive.edgesite.containerd import PrivateContainerd
 from edgehive.edgesite.controllers.roster import run_controllers
@@ -37,7 +36,6 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informer
 from edgehive.kube.server.app import ApiServer, ServerOptions
-from edgehive.kube.server.bootstrap import publish_service
 from edgehive.kube.sqlite import open_store
 from edgehive.wire.link import Link, Peer
 from edgehive.wire.memory import MemoryNetwork
@@ -114,7 +112,7 @@ async def _api_server(
         service_account_key=identity.service_account_key,
         service_account_admission=True,
         extra_resources=KUBEEDGE,
-        extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet),),
+        service_cidr=site.service_subnet,
     )
     context = tls.server_context(
         identity.server_certificate,
@@ -129,10 +127,12 @@ async def _api_server(
     async with open_store(layout.store, clock=clock) as store:
         server = ApiServer(store, clock=clock, options=options, authorizer=MastersOnly())
         await server.start()
-        reserved = str(ipaddress.ip_network(site.service_subnet)[1])
-        await publish_service(server.client("system:apiserver"), [address], site.port, reserved)
-        async with server.serve("0.0.0.0", site.port, context, kubelet=kubelet):  # noqa: S104
-            yield server
+        try:
+            await server.publish([address], site.port, str(ipaddress.ip_network(site.service_subnet)[1]))
+            async with server.serve("0.0.0.0", site.port, context, kubelet=kubelet):  # noqa: S104
+                yield server
+        finally:
+            await server.stop()
 
 
 @asynccontextmanager
