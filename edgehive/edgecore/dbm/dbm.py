@@ -1,8 +1,8 @@
 """Opens `edgecore.db`: the one place that knows which tables it has and what to do when the file is broken.
 
 The Hive's owner opens it before any module runs and closes it after the last one ended. A file that fails its
-integrity check is set aside, never deleted, and an empty one takes its place: pods and their configuration
-come back from the cloud. Modules read and write their own tables through `kit.sqlite.Database`.
+integrity check is set aside, never deleted, and an empty one takes its place: objects return to it as the
+cloud sends them. Modules read and write their own tables through `kit.sqlite.Database`.
 
 Go: edge/pkg/common/dbm
 """
@@ -76,6 +76,6 @@ def _set_aside(path: Path, fault: str, clock: Clock) -> None:
             companion.rename(aside.with_name(aside.name + suffix))
     log.error(
         "the database %s is damaged (%s): it was moved to %s and an empty one takes its place; "
-        "running pods go on and the cloud sends everything again",
+        "running pods go on, and objects return as the cloud sends them",
         path, fault, aside,
     )  # fmt: skip
