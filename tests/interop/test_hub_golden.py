@@ -138,3 +138,21 @@ def test_go_acknowledged_whatever_we_say_needs_it(file: Path):
         if payloads.needs_ack(decoded) and id not in acknowledged
     ]
     assert missing == []
+
+
+def test_every_answer_of_the_cloud_is_read_as_success_or_failure(file: Path):
+    for message, document in well_formed(file):
+        route = codec.decode(message.text.encode()).route
+        if message.direction != "cloud->edge" or route.operation != "response" or route.source == "x":
+            continue
+        answer = payloads.read_reply(codec.decode(message.text.encode()))
+        content = document["content"]
+        failed = '"ErrStatus"' in message.text or content == {}
+        if isinstance(content, str) and content not in ("OK",):
+            continue  # text of its own: a CA certificate, an old edge's error
+        assert (answer.error is not None) == failed, message.place
+        if isinstance(content, dict) and not failed:
+            assert answer.object is not None, message.place
+            assert answer.object.to_dict() == content.get("Object", content), message.place
+        if answer.error is not None:
+            assert answer.error.code, message.place
