@@ -2,8 +2,11 @@
 
 import asyncio
 import ipaddress
+import os
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,16 @@ from edgehive.edgecore.edged.images import ImageError, ImagePuller
 from edgehive.edgecore.edged.logs import LogFile, LogOptions, read_log
 from edgehive.edgecore.edged.podspec import ContainerFacts, Node, PodFacts, container_config, log_path, sandbox_config
 from edgehive.edgesite.containerd import ContainerdUnavailable, PrivateContainerd
-from edgehive.edgesite.images import BUSYBOX, HELLO, Image, import_image, pause_image, read_archive, write_archive
+from edgehive.edgesite.images import (
+    BUSYBOX,
+    HELLO,
+    Image,
+    busybox_image,
+    import_image,
+    pause_image,
+    read_archive,
+    write_archive,
+)
 from edgehive.protos import cri_pb2
 
 pytestmark = pytest.mark.containerd
@@ -99,6 +111,13 @@ async def page(address: str) -> str:
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         return str(await eventually(ask, bool))
+
+
+def commands() -> Iterator[bytes]:
+    """The command line of every process."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_bytes()
 
 
 @pytest.fixture
@@ -245,6 +264,26 @@ async def test_a_subnet_in_use_is_refused(containerd: PrivateContainerd, tmp_pat
     await runner.run({"command": ["sleep", "60"]})
     with pytest.raises(ContainerdUnavailable, match=f"is in use by interface {containerd.bridge}: choose another"):
         await PrivateContainerd(tmp_path, bridge="eh-other", subnet=containerd.subnet).start()
+
+
+async def test_stopping_leaves_no_trace_even_after_a_crash() -> None:
+    root = Path(tempfile.mkdtemp(prefix="ehive-", dir="/tmp"))
+    pid = os.getpid()
+    private = PrivateContainerd(root, bridge=f"ehx{pid % 10**7}", subnet=f"10.{200 + pid // 256 % 24}.{pid % 256}.0/24")
+    await private.start()
+    try:
+        async with Containerd(private.endpoint) as client:
+            for image in (pause_image(), busybox_image()):
+                await import_image(client, image)
+        async with CriClient(private.endpoint) as client:
+            await Runner(client, root / "logs").run({"command": ["sleep", "12345"]})
+        await private.kill()
+    finally:
+        await private.stop(purge=True)
+    assert not root.exists()
+    assert str(root) not in Path("/proc/self/mountinfo").read_text()
+    assert not Path(f"/sys/class/net/{private.bridge}").exists()
+    assert not [text for text in commands() if b"sleep\x0012345" in text or bytes(root) in text]
 
 
 async def test_image_archive_is_imported_and_usable_at_once(
