@@ -120,7 +120,7 @@ class Pleg:
             return
         uid = self._owners.get(event.container_id)
         if uid is None:
-            # It may have ended before anyone had looked at it: the list tells whose it is.
+            # Over before anyone had looked at it (a short job): the list tells whose it is.
             self._relist_now.set()
             return
         self._changed(uid)
