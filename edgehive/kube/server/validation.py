@@ -1,0 +1,379 @@
+"""What a Kubernetes API server refuses: names, labels, required and fixed fields, in its own words. Pure.
+
+Runs after `conform` and `defaults`; custom resources are judged by their schema.
+
+Go: pkg/apis/*/validation/validation.go
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from edgehive.api.meta import StatusCause
+from edgehive.api.registry import ApiResource
+from edgehive.kube.errors import qualified
+from edgehive.kube.server import field_errors as names
+from edgehive.kube.server.field_errors import FieldErrors
+from edgehive.kube.server.pod_validation import check_labels, check_pod_spec, check_pod_update, check_port
+
+Json = Mapping[str, Any]
+
+_ANNOTATIONS_LIMIT: Final = 256 * 1024
+_DATA_LIMIT: Final = 1024 * 1024
+_RBAC: Final = "rbac.authorization.k8s.io"
+_NAME_RULES: Final = {
+    "namespaces": names.label,
+    "services": names.dns_1035,
+    **dict.fromkeys((f"{kind}.{_RBAC}" for kind in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")),
+                    names.path_segment),
+}  # fmt: skip
+
+
+def validate_create(resource: ApiResource, obj: Json) -> list[StatusCause]:
+    """Every reason not to store this new object; none means it may be stored."""
+    errors = FieldErrors()
+    storage = qualified(resource.plural, resource.group)
+    _check_metadata(errors, storage, obj.get("metadata") or {})
+    check = _OBJECTS.get(storage)
+    if check is not None:
+        check(errors, obj)
+    return errors.causes
+
+
+def validate_update(resource: ApiResource, old: Json, new: Json) -> list[StatusCause]:
+    """Every reason not to put `new` in the place of `old`."""
+    errors = FieldErrors()
+    errors.causes += validate_create(resource, new)
+    check = _UPDATES.get(qualified(resource.plural, resource.group))
+    if check is not None:
+        check(errors, old, new)
+    return errors.causes
+
+
+def _check_metadata(errors: FieldErrors, storage: str, metadata: Json) -> None:
+    name = metadata.get("name", "")
+    rule = _NAME_RULES.get(storage, names.subdomain)
+    errors.each_invalid("metadata.name", name, rule(name) if name else ())
+    check_labels(errors, "metadata.labels", metadata.get("labels") or {})
+    annotations = metadata.get("annotations") or {}
+    for key in annotations:
+        errors.each_invalid("metadata.annotations", key, names.qualified_name(key.lower()))
+    if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT:
+        errors.too_long("metadata.annotations", _ANNOTATIONS_LIMIT)
+    for finalizer in metadata.get("finalizers") or ():
+        errors.each_invalid("metadata.finalizers", finalizer, names.qualified_name(finalizer))
+    for index, owner in enumerate(metadata.get("ownerReferences") or ()):
+        for field in ("apiVersion", "kind", "name", "uid"):
+            if not owner.get(field):
+                errors.invalid(f"metadata.ownerReferences[{index}].{field}", "", f"{field} must not be empty")
+
+
+# ---------------------------------------------------------------- core
+
+
+def _pod(errors: FieldErrors, pod: Json) -> None:
+    check_pod_spec(errors, "spec", pod.get("spec") or {})
+
+
+def _data(errors: FieldErrors, obj: Json) -> None:
+    size = 0
+    for field in ("data", "binaryData"):
+        for key, value in (obj.get(field) or {}).items():
+            errors.each_invalid(f"{field}[{key}]", key, names.config_key(key))
+            size += len(value)
+    for key in set(obj.get("data") or ()) & set(obj.get("binaryData") or ()):
+        errors.invalid(f"data[{key}]", key, "duplicate of key present in binaryData")
+    if size > (_DATA_LIMIT if obj.get("kind") != "Secret" else _DATA_LIMIT * 4 // 3 + 4):
+        errors.too_long("", _DATA_LIMIT)
+
+
+_SERVICE_TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+
+
+def _service(errors: FieldErrors, service: Json) -> None:
+    spec = service.get("spec") or {}
+    errors.one_of("spec.type", spec.get("type"), _SERVICE_TYPES)
+    errors.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None"))
+    ports = spec.get("ports") or ()
+    if spec.get("type") == "ExternalName":
+        if not spec.get("externalName"):
+            errors.required("spec.externalName")
+    elif not ports and spec.get("clusterIP") != "None":
+        errors.required("spec.ports")
+    seen: set[Any] = set()
+    for index, port in enumerate(ports):
+        at = f"spec.ports[{index}]"
+        if not port.get("port"):
+            errors.invalid(f"{at}.port", port.get("port", 0), "must be between 1 and 65535, inclusive")
+        check_port(errors, f"{at}.port", port.get("port") or 1)
+        errors.one_of(f"{at}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
+        if len(ports) > 1 and not port.get("name"):
+            errors.required(f"{at}.name")
+        identity = (port.get("port"), port.get("protocol"), port.get("name"))
+        if identity in seen:
+            errors.duplicate(at, {"port": port.get("port"), "protocol": port.get("protocol")})
+        seen.add(identity)
+    check_labels(errors, "spec.selector", spec.get("selector") or {})
+
+
+def _node(errors: FieldErrors, node: Json) -> None:
+    for index, taint in enumerate((node.get("spec") or {}).get("taints") or ()):
+        key = taint.get("key", "")
+        errors.each_invalid(f"spec.taints[{index}].key", key, names.qualified_name(key))
+        errors.one_of(f"spec.taints[{index}].effect", taint.get("effect"),
+                      ("NoExecute", "NoSchedule", "PreferNoSchedule"))  # fmt: skip
+
+
+# ---------------------------------------------------------------- workloads
+
+
+def _template(errors: FieldErrors, spec: Json, restart: tuple[str, ...] = ("Always",), path: str = "spec") -> None:
+    template = spec.get("template") or {}
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    check_labels(errors, f"{path}.template.labels", labels)
+    check_pod_spec(errors, f"{path}.template.spec", template.get("spec") or {}, restart=restart)
+
+
+def _workload(errors: FieldErrors, obj: Json) -> None:
+    spec = obj.get("spec") or {}
+    errors.not_negative("spec.replicas", spec.get("replicas"))
+    errors.not_negative("spec.minReadySeconds", spec.get("minReadySeconds"))
+    errors.not_negative("spec.revisionHistoryLimit", spec.get("revisionHistoryLimit"))
+    selector = spec.get("selector")
+    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    if selector is None:
+        errors.required("spec.selector")
+    elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
+        errors.invalid("spec.selector", selector, "empty selector is invalid for deployment")
+    elif not _selects(selector, labels):
+        errors.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+    _template(errors, spec)
+
+
+def _selects(selector: Json, labels: Json) -> bool:
+    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
+        return False
+    return all(_meets(item, labels) for item in selector.get("matchExpressions") or ())
+
+
+def _meets(item: Json, labels: Json) -> bool:
+    key, values = item.get("key"), item.get("values") or ()
+    return {
+        "In": labels.get(str(key)) in values,
+        "NotIn": labels.get(str(key)) not in values,
+        "Exists": key in labels,
+        "DoesNotExist": key not in labels,
+    }.get(str(item.get("operator")), False)
+
+
+def _deployment(errors: FieldErrors, obj: Json) -> None:
+    strategy = (obj.get("spec") or {}).get("strategy") or {}
+    errors.one_of("spec.strategy.type", strategy.get("type"), ("Recreate", "RollingUpdate"))
+    if strategy.get("type") == "Recreate" and strategy.get("rollingUpdate") is not None:
+        errors.forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'")
+    rolling = strategy.get("rollingUpdate") or {}
+    if rolling and all(rolling.get(name) in (0, "0%") for name in ("maxUnavailable", "maxSurge")):
+        errors.invalid("spec.strategy.rollingUpdate.maxUnavailable", rolling["maxUnavailable"],
+                       "may not be 0 when `maxSurge` is 0")  # fmt: skip
+    _workload(errors, obj)
+
+
+def _daemon_set(errors: FieldErrors, obj: Json) -> None:
+    kind = ((obj.get("spec") or {}).get("updateStrategy") or {}).get("type")
+    errors.one_of("spec.updateStrategy.type", kind, ("OnDelete", "RollingUpdate"))
+    _workload(errors, obj)
+
+
+def _stateful_set(errors: FieldErrors, obj: Json) -> None:
+    policy = (obj.get("spec") or {}).get("podManagementPolicy")
+    errors.one_of("spec.podManagementPolicy", policy, ("OrderedReady", "Parallel"))
+    _daemon_set(errors, obj)
+
+
+def _replication_controller(errors: FieldErrors, obj: Json) -> None:
+    spec = obj.get("spec") or {}
+    errors.not_negative("spec.replicas", spec.get("replicas"))
+    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    if not spec.get("selector"):
+        errors.required("spec.selector")
+    elif any(labels.get(key) != value for key, value in spec["selector"].items()):
+        errors.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+    _template(errors, spec)
+
+
+def _job_spec(errors: FieldErrors, spec: Json, path: str) -> None:
+    for field in ("parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"):
+        errors.not_negative(f"{path}.{field}", spec.get(field))
+    _template(errors, spec, ("Never", "OnFailure"), path)
+
+
+def _job(errors: FieldErrors, obj: Json) -> None:
+    _job_spec(errors, obj.get("spec") or {}, "spec")
+
+
+def _cron_job(errors: FieldErrors, obj: Json) -> None:
+    spec = obj.get("spec") or {}
+    if not spec.get("schedule"):
+        errors.required("spec.schedule")
+    elif not spec["schedule"].startswith("@") and len(spec["schedule"].split()) != 5:
+        found = len(spec["schedule"].split())
+        errors.invalid(
+            "spec.schedule", spec["schedule"], f"expected exactly 5 fields, found {found}: {spec['schedule']}"
+        )
+    errors.one_of("spec.concurrencyPolicy", spec.get("concurrencyPolicy"), ("Allow", "Forbid", "Replace"))
+    _job_spec(errors, (spec.get("jobTemplate") or {}).get("spec") or {}, "spec.jobTemplate.spec")
+    if len((obj.get("metadata") or {}).get("name", "")) > 52:
+        errors.invalid("metadata.name", obj["metadata"]["name"], "must be no more than 52 characters")
+
+
+# ---------------------------------------------------------------- the other groups
+
+
+def _binding(errors: FieldErrors, obj: Json) -> None:
+    role = obj.get("roleRef") or {}
+    errors.one_of("roleRef.kind", role.get("kind"), ("ClusterRole", "Role"))
+    if not role.get("name"):
+        errors.required("roleRef.name")
+    for index, subject in enumerate(obj.get("subjects") or ()):
+        errors.one_of(f"subjects[{index}].kind", subject.get("kind"), ("Group", "ServiceAccount", "User"))
+        if not subject.get("name"):
+            errors.required(f"subjects[{index}].name")
+
+
+def _role(errors: FieldErrors, obj: Json) -> None:
+    for index, rule in enumerate(obj.get("rules") or ()):
+        if not rule.get("verbs"):
+            errors.required(f"rules[{index}].verbs", "verbs must contain at least one value")
+        if not rule.get("nonResourceURLs"):
+            if not rule.get("apiGroups"):
+                errors.required(f"rules[{index}].apiGroups", "resource rules must supply at least one api group")
+            if not rule.get("resources"):
+                errors.required(f"rules[{index}].resources", "resource rules must supply at least one resource")
+
+
+def _signing_request(errors: FieldErrors, obj: Json) -> None:
+    spec = obj.get("spec") or {}
+    for field in ("request", "signerName", "usages"):
+        if not spec.get(field):
+            errors.required(f"spec.{field}")
+
+
+def _storage_class(errors: FieldErrors, obj: Json) -> None:
+    if not obj.get("provisioner"):
+        errors.required("provisioner")
+    errors.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"))
+
+
+def _claim(errors: FieldErrors, obj: Json) -> None:
+    spec = obj.get("spec") or {}
+    if not spec.get("accessModes"):
+        errors.required("spec.accessModes", "at least 1 access mode is required")
+    if not ((spec.get("resources") or {}).get("requests") or {}).get("storage"):
+        errors.required("spec.resources[storage]")
+
+
+_OBJECTS: Final[dict[str, Callable[[FieldErrors, Json], None]]] = {
+    "pods": _pod,
+    "configmaps": _data,
+    "secrets": _data,
+    "services": _service,
+    "nodes": _node,
+    "persistentvolumeclaims": _claim,
+    "deployments.apps": _deployment,
+    "replicasets.apps": _workload,
+    "daemonsets.apps": _daemon_set,
+    "statefulsets.apps": _stateful_set,
+    "replicationcontrollers": _replication_controller,
+    "jobs.batch": _job,
+    "cronjobs.batch": _cron_job,
+    f"rolebindings.{_RBAC}": _binding,
+    f"clusterrolebindings.{_RBAC}": _binding,
+    f"roles.{_RBAC}": _role,
+    f"clusterroles.{_RBAC}": _role,
+    "certificatesigningrequests.certificates.k8s.io": _signing_request,
+    "storageclasses.storage.k8s.io": _storage_class,
+}
+
+
+# ---------------------------------------------------------------- updates
+
+
+def _fixed(*paths: str) -> Callable[[FieldErrors, Json, Json], None]:
+    """A check that these fields stay what they were."""
+
+    def check(errors: FieldErrors, old: Json, new: Json) -> None:
+        for path in paths:
+            errors.immutable(path, _at(old, path), _at(new, path))
+
+    return check
+
+
+def _at(obj: Any, path: str) -> Any:
+    for name in path.split("."):
+        obj = obj.get(name) if isinstance(obj, Mapping) else None
+    return obj
+
+
+def _fixed_data(errors: FieldErrors, old: Json, new: Json) -> None:
+    if not old.get("immutable"):
+        return
+    if not new.get("immutable"):
+        errors.forbidden("immutable", "field is immutable when `immutable` is set")
+    for field in ("data", "binaryData"):
+        if (old.get(field) or {}) != (new.get(field) or {}):
+            errors.forbidden(field, "field is immutable when `immutable` is set")
+
+
+def _secret_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    errors.immutable("type", old.get("type"), new.get("type"))
+    _fixed_data(errors, old, new)
+
+
+_STATEFUL_FREE: Final = ("replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit",
+                         "persistentVolumeClaimRetentionPolicy", "minReadySeconds")  # fmt: skip
+
+
+def _stateful_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    fixed = [{key: value for key, value in (obj.get("spec") or {}).items() if key not in _STATEFUL_FREE}
+             for obj in (old, new)]  # fmt: skip
+    if fixed[0] != fixed[1]:
+        errors.forbidden("spec", "updates to statefulset spec for fields other than 'replicas', 'ordinals', "
+                         "'template', 'updateStrategy', 'revisionHistoryLimit', "
+                         "'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")  # fmt: skip
+
+
+def _service_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    before, after = _at(old, "spec") or {}, _at(new, "spec") or {}
+    if "ExternalName" not in (before.get("type"), after.get("type")) and before.get("clusterIP"):
+        errors.immutable("spec.clusterIP", before.get("clusterIP"), after.get("clusterIP"))
+
+
+def _node_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    for field in ("podCIDR", "podCIDRs", "providerID"):
+        before, after = _at(old, f"spec.{field}"), _at(new, f"spec.{field}")
+        if before and before != after:
+            errors.forbidden(f"spec.{field}", "node updates may not change it once it is set")
+
+
+def _binding_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    if old.get("roleRef") != new.get("roleRef"):
+        errors.invalid("roleRef", new.get("roleRef"), "cannot change roleRef")
+
+
+_UPDATES: Final[dict[str, Callable[[FieldErrors, Json, Json], None]]] = {
+    "pods": check_pod_update,
+    "configmaps": _fixed_data,
+    "secrets": _secret_update,
+    "services": _service_update,
+    "nodes": _node_update,
+    "deployments.apps": _fixed("spec.selector"),
+    "replicasets.apps": _fixed("spec.selector"),
+    "daemonsets.apps": _fixed("spec.selector"),
+    "statefulsets.apps": _stateful_update,
+    "jobs.batch": _fixed("spec.selector", "spec.completionMode", "spec.backoffLimitPerIndex", "spec.podFailurePolicy",
+                         "spec.successPolicy", "spec.managedBy"),
+    "persistentvolumes": _fixed("spec.volumeMode"),
+    f"rolebindings.{_RBAC}": _binding_update,
+    f"clusterrolebindings.{_RBAC}": _binding_update,
+    "certificatesigningrequests.certificates.k8s.io": _fixed("spec"),
+    "storageclasses.storage.k8s.io": _fixed("provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"),
+}  # fmt: skip
