@@ -24,6 +24,7 @@ from edgehive.cloudcore.app import own_address, run_cloudcore
 from edgehive.edgecore.app import run_edgecore
 from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgesite import halves, images, pki
+from edgehive.edgesite.addresses import ServiceAddresses
 from edgehive.edgesite.authorizer import MastersOnly
 from edgehive.edgesite.containerd import PrivateContainerd
 from edgehive.edgesite.controllers.roster import run_controllers
@@ -112,7 +113,7 @@ async def _api_server(
         service_account_key=identity.service_account_key,
         service_account_admission=True,
         extra_resources=KUBEEDGE,
-        service_cidr=site.service_subnet,
+        extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet),),
     )
     context = tls.server_context(
         identity.server_certificate,
