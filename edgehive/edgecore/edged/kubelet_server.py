@@ -7,6 +7,7 @@ Go: pkg/kubelet/server/server.go
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -111,7 +112,7 @@ class KubeletServer:
         if self._followers.locked():
             return web.Response(status=429, text=f"{_MAX_FOLLOWERS} logs are followed already; try again later")
         async with self._followers:
-            return await self._send(request, file, options)
+            return await self._send(request, _while_connected(file, request), options)
 
     async def _send(self, request: web.Request, file: LogFile, options: LogOptions) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
@@ -136,6 +137,16 @@ class KubeletServer:
             limit_bytes=_count(query, "limitBytes"),
             stream=query.get("stream", "All"),
         )
+
+
+def _while_connected(file: LogFile, request: web.Request) -> LogFile:
+    """Following a silent log writes nothing, so nothing but this notices that the reader has left."""
+
+    async def running() -> bool:
+        transport = request.transport
+        return transport is not None and not transport.is_closing() and await file.running()
+
+    return replace(file, running=running)
 
 
 def _pod_list(items: Iterable[Mapping[str, Any]]) -> web.Response:

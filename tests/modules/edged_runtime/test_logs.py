@@ -150,9 +150,13 @@ class Source:
     """A node with one pod and one log."""
 
     trouble = ""
+    running = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    async def runs(self) -> bool:
+        return self.running
 
     def pods(self) -> Iterable[Mapping[str, Any]]:
         return [{"metadata": {"name": "p"}}]
@@ -165,7 +169,7 @@ class Source:
             raise LogUnavailable(f'pod "{pod}" not found in namespace "{namespace}"', missing=True)
         if previous:
             raise LogUnavailable(f'previous terminated container "{container}" in pod "{pod}" not found')
-        return LogFile(self.path, ended)
+        return LogFile(self.path, self.runs)
 
     async def stats_summary(self) -> Mapping[str, Any]:
         return {"node": {"nodeName": "n"}, "pods": []}
@@ -182,6 +186,7 @@ async def http(path: Path) -> AsyncIterator[TestClient]:
     server = KubeletServer(source, FixedClock(START + timedelta(seconds=4)), registry)
     async with TestClient(TestServer(server.app())) as client:
         client.source = source
+        client.door = server
         yield client
 
 
@@ -208,6 +213,17 @@ async def test_logs(http: TestClient, query: str, text: str | None) -> None:
 ])  # fmt: skip
 async def test_questions_that_cannot_be_answered(http: TestClient, where: str, status: int, text: str) -> None:
     assert await get(http, f"/containerLogs/{where}") == (status, text)
+
+
+async def test_a_reader_who_leaves_a_silent_log_is_noticed(http: TestClient) -> None:
+    http.source.running = True
+    for _ in range(3):
+        async with http.get("/containerLogs/ns/p/c?follow=true") as response:
+            assert await response.content.readline() == b"one\n"
+            response.close()
+    async with asyncio.timeout(10):
+        while http.door._followers._value < 64:
+            await asyncio.sleep(0.02)
 
 
 async def test_other_routes(http: TestClient) -> None:
