@@ -170,6 +170,11 @@ async def test_delete_waits_for_a_finalizer(kubectl: Kubectl) -> None:
 async def test_manifests_with_mistakes_are_refused_in_kubernetes_words(kubectl: Kubectl) -> None:
     other = '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","namespace":"nowhere"}}'
     assert 'namespaces "nowhere" not found' in await kubectl("create", "-f", "-", stdin=other, fails=True)
+    typo = '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"dta":{}}'
+    assert 'strict decoding error: unknown field "dta"' in await kubectl("create", "-f", "-", stdin=typo, fails=True)
+    assert 'Warning: unknown field "dta"' in await kubectl("create", "-f", "-", "--validate=warn", stdin=typo)
+    empty = '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"containers":[]}}'
+    assert "spec.containers: Required value" in await kubectl("create", "-f", "-", stdin=empty, fails=True)
     await kubectl("create", "configmap", "c1")
     assert 'configmaps "c1" already exists' in await kubectl("create", "configmap", "c1", fails=True)
 

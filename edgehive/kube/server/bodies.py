@@ -13,7 +13,8 @@ from aiohttp import web
 from edgehive.kube.errors import BadRequest, RequestTooLarge
 from edgehive.kube.server import negotiation
 from edgehive.kube.server.catalog import Served
-from edgehive.kube.server.options import DeleteOptions, ListOptions
+from edgehive.kube.server.conform import duplicate_fields
+from edgehive.kube.server.options import Call, DeleteOptions, ListOptions
 from edgehive.kube.server.protobuf import decode_body
 
 Json = dict[str, Any]
@@ -29,14 +30,16 @@ async def read(request: web.Request) -> bytes:
         raise RequestTooLarge("Request entity too large: limit is 3145728") from error
 
 
-async def read_object(request: web.Request, served: Served) -> Json:
+async def read_object(request: web.Request, call: Call) -> Json:
     """The object in the body; raises BadRequest, UnsupportedMediaType."""
     media_type = negotiation.body_type(request.headers.get("Content-Type", ""))
     data = await read(request)
     if media_type == negotiation.PROTOBUF:
         api_version, kind, obj = decode_body(data)
         return {"kind": kind, "apiVersion": api_version} | obj
-    return _mapping(data, media_type, served)
+    if media_type == negotiation.JSON and call.field_validation in ("Warn", "Strict"):
+        call.duplicate_fields = duplicate_fields(data)
+    return _mapping(data, media_type, call.served)
 
 
 def _mapping(data: bytes, media_type: str, served: Served) -> Json:

@@ -19,8 +19,10 @@ class Call:
     subresource: str = ""
     dry_run: bool = False
     field_manager: str = ""
-    #: Ignore, Warn or Strict.
-    field_validation: str = "Ignore"
+    #: Ignore, Warn or Strict; empty for callers in this process, whose objects are taken as they are.
+    field_validation: str = ""
+    #: What the decoder saw twice.
+    duplicate_fields: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 

@@ -171,13 +171,13 @@ class Rest:
         if call.name and not call.subresource:
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
         _take_write_options(request, call)
-        answer = await self._api.create(call, await bodies.read_object(request, call.served))
+        answer = await self._api.create(call, await bodies.read_object(request, call))
         return _answer(self._renderer(request, call, wanted).one(answer.document), wanted, answer.code)
 
     async def _update(self, request: web.Request, call: Call) -> web.StreamResponse:
         wanted = _accepted(request, _OBJECT_VIEWS)
         _take_write_options(request, call)
-        answer = await self._api.update(call, await bodies.read_object(request, call.served))
+        answer = await self._api.update(call, await bodies.read_object(request, call))
         return _answer(self._renderer(request, call, wanted).one(answer.document), wanted, answer.code)
 
     async def _patch(self, request: web.Request, call: Call) -> web.StreamResponse:

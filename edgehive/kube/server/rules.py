@@ -7,8 +7,12 @@ schema. Pure.
 from collections.abc import Mapping
 from typing import Any
 
+from edgehive.kube.errors import invalid
+from edgehive.kube.server.conform import conform, strict_error
+from edgehive.kube.server.conform import conform, strict_error
 from edgehive.kube.server.defaults import apply_defaults
 from edgehive.kube.server.options import Call
+from edgehive.kube.server.validation import validate_create, validate_update
 
 Json = dict[str, Any]
 
@@ -16,12 +20,39 @@ Json = dict[str, Any]
 class Rules:
     """Completes and checks objects on their way to the store."""
 
+    def shape(self, call: Call, obj: Json) -> Json:
+        """A built-in object from outside as its kind holds it; unknown fields are told or refused (BadRequest)."""
+        row = call.served.resource
+        if not call.field_validation or call.served.custom is not None:
+            return obj
+        shaped, problems = conform(row.api_version, row.kind, obj)
+        problems = [*problems, *call.duplicate_fields]
+        if problems and call.field_validation == "Strict":
+            raise strict_error(row.api_version, row.kind, problems)
+        if call.field_validation == "Warn":
+            call.warnings.extend(problems)
+        return shaped
+
     def complete(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Fill in defaults; a custom resource is pruned and checked against its schema as well."""
         if call.served.custom is not None:
             call.served.custom.admit(obj, old)
-        else:
-            apply_defaults(call.served.resource, obj)
+            return
+        row = call.served.resource
+        shaped, problems = conform(row.api_version, row.kind, obj)
+        if problems and call.field_validation == "Strict":
+            raise strict_error(row.api_version, row.kind, problems)
+        if problems and call.field_validation == "Warn":
+            call.warnings.extend(problems)
+        obj.clear()
+        obj.update(shaped)
+        apply_defaults(row, obj)
 
     def check(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Raises Invalid with every cause."""
+        row = call.served.resource
+        if call.served.custom is not None:
+            return
+        causes = validate_create(row, obj) if old is None else validate_update(row, dict(old), obj)
+        if causes:
+            raise invalid(row.kind, row.group, obj["metadata"].get("name", ""), causes)

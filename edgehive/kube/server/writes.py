@@ -60,6 +60,7 @@ class Writer:
     async def create(self, call: Call, body: Json) -> Stored:
         """Raises AlreadyExists, Invalid, BadRequest, NotFound (the namespace), Forbidden."""
         strategy.adopt_type(call.served, body)
+        body = self._rules.shape(call, body)
         strategy.check_place(call, body)
         metadata = body["metadata"]
         base = "" if metadata.get("name") else metadata.get("generateName", "")
@@ -103,8 +104,9 @@ class Writer:
         strategy.check_place(call, body)
 
         def change(old: Json) -> Json:
-            strategy.check_version(call, old, body)
-            return body
+            shaped = self._rules.shape(call, body)
+            strategy.check_version(call, old, shaped)
+            return shaped
 
         pinned = body["metadata"].get("resourceVersion", "") not in ("", "0")
         try:
@@ -122,6 +124,7 @@ class Writer:
         def change(old: Json) -> Json:
             new = apply_patch(call, kind, old, patch)
             strategy.adopt_type(call.served, new)
+            new = self._rules.shape(call, new)
             strategy.check_place(call, new)
             strategy.check_version(call, old, new)
             return new
