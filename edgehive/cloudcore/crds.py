@@ -1,0 +1,83 @@
+"""Has the API serve ObjectSync and ClusterObjectSync: cloudcore cannot record deliveries without them.
+
+`cloudcore.app` calls it once at start. It creates what is absent and changes nothing that is there; a server
+that serves the kinds without definitions is left as it is.
+
+Go: build/crds/reliablesyncs
+"""
+
+import logging
+from typing import Any
+
+from edgehive.api.registry import CLUSTER_OBJECT_SYNCS, CUSTOM_RESOURCE_DEFINITIONS, OBJECT_SYNCS, ApiResource
+from edgehive.kube.client import Client
+from edgehive.kube.errors import AlreadyExists, ApiError, NotFound
+
+log = logging.getLogger("edgehive.cloudcore")
+
+_PROBE = "edgehive-probe"
+
+
+async def ensure_record_kinds(client: Client) -> None:
+    """Create the definitions that are missing; an API that refuses is left to the informers to report."""
+    for resource in (OBJECT_SYNCS, CLUSTER_OBJECT_SYNCS):
+        try:
+            if not await _is_served(client, resource):
+                await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition(resource))
+                log.info("defined %s.%s, which the cluster did not have", resource.plural, resource.group)
+        except AlreadyExists:
+            continue
+        except ApiError as error:
+            log.warning("cannot see to %s.%s: %s", resource.plural, resource.group, error)
+
+
+async def _is_served(client: Client, resource: ApiResource) -> bool:
+    """A server that knows the kind names the object it does not have; another only says 404."""
+    try:
+        await client.get(resource, _PROBE, "default" if resource.namespaced else "")
+    except NotFound as error:
+        details = error.status.details
+        return details is not None and details.name == _PROBE
+    return True
+
+
+def definition(resource: ApiResource) -> dict[str, Any]:
+    """The CustomResourceDefinition of one record kind."""
+    text = {"type": "string"}
+    schema = {
+        "type": "object",
+        "properties": {
+            "apiVersion": text,
+            "kind": text,
+            "metadata": {"type": "object"},
+            "spec": {
+                "type": "object",
+                "properties": {"objectAPIVersion": text, "objectKind": text, "objectName": text},
+            },
+            "status": {"type": "object", "properties": {"objectResourceVersion": text}},
+        },
+    }
+    return {
+        "apiVersion": CUSTOM_RESOURCE_DEFINITIONS.api_version,
+        "kind": CUSTOM_RESOURCE_DEFINITIONS.kind,
+        "metadata": {"name": f"{resource.plural}.{resource.group}"},
+        "spec": {
+            "group": resource.group,
+            "names": {
+                "kind": resource.kind,
+                "listKind": resource.list_kind_name,
+                "plural": resource.plural,
+                "singular": resource.kind.lower(),
+            },
+            "scope": "Namespaced" if resource.namespaced else "Cluster",
+            "versions": [
+                {
+                    "name": resource.version,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": {"status": {}},
+                }
+            ],
+        },
+    }
