@@ -8,24 +8,33 @@ import asyncio
 import ipaddress
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
+from edgehive.edgesite.container_traces import (
+    children,
+    existing_cgroups,
+    existing_chains,
+    filesystem,
+    link,
+    mounts_below,
+    remove_cgroups,
+    remove_chains,
+    route_into,
+    run,
+    runs,
+    shims,
+)
 from edgehive.edgesite.images import PAUSE
 
 _PLUGIN_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 _PLUGINS = ("loopback", "bridge", "host-local", "portmap")
-_HOSTPORT_CHAINS = ("CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ")
-#: Where the runtime and edged put containers, inner folders first.
-_CGROUPS = ("kubepods/burstable", "kubepods/besteffort", "kubepods", "k8s.io")
 #: The kernel's limit of a unix socket's path, less the closing zero.
 _MAX_SOCKET_PATH = 107
 _POLL_SECONDS = 0.05
@@ -69,7 +78,7 @@ class PrivateContainerd:
     def pid(self) -> int | None:
         """The running process that uses our configuration, whoever started it."""
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _runs(entry, self._config):
+            if entry.name.isdigit() and runs(entry, self._config):
                 return int(entry.name)
         return None
 
@@ -81,7 +90,7 @@ class PrivateContainerd:
         plugins = preflight()
         if len(str(self.socket)) > _MAX_SOCKET_PATH:
             raise ContainerdUnavailable(f"{self.socket} is too long for a socket: choose a shorter data folder")
-        other = _route_into(self.subnet, but=self.bridge)
+        other = route_into(self.subnet, but=self.bridge)
         if other:
             raise ContainerdUnavailable(f"subnet {self.subnet} is in use by interface {other}: choose another for pods")
         await asyncio.to_thread(self._prepare, plugins)
@@ -90,7 +99,7 @@ class PrivateContainerd:
 
     async def stop(self, *, purge: bool = False) -> None:
         """Remove all pods, end the process, take its bridge and chains away; with `purge` its folder too."""
-        if not await self._answers() and any(_shims(self.root)):
+        if not await self._answers() and any(shims(self.root)):
             # Pods outlived their containerd: it comes back once more to take them down in order.
             with suppress(ContainerdUnavailable):
                 await self.start()
@@ -112,7 +121,7 @@ class PrivateContainerd:
             folder.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711)
         if not self._before.exists():
-            before = {"chains": _existing_chains(), "bridge": _link(self.bridge), "cgroups": _existing_cgroups()}
+            before = {"chains": existing_chains(), "bridge": link(self.bridge), "cgroups": existing_cgroups()}
             self._before.write_text(json.dumps(before))
         # In place and before the start: containerd 1.6 misses a file that is renamed into the folder.
         (self.root / "cni" / "net.d" / "10-edgehive.conflist").write_text(
@@ -206,22 +215,22 @@ class PrivateContainerd:
     def _lives(self, pid: int) -> bool:
         if self._process is not None and self._process.pid == pid:
             return self._process.poll() is None
-        return _runs(Path(f"/proc/{pid}"), self._config)
+        return runs(Path(f"/proc/{pid}"), self._config)
 
     def _clean_host(self) -> None:
-        for shim in _shims(self.root):
-            for process in (*_children(shim), shim):
+        for shim in shims(self.root):
+            for process in (*children(shim), shim):
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-        for mount in _mounts_below(self.root):
-            _run("umount", "-l", mount)
+        for mount in mounts_below(self.root):
+            run("umount", "-l", mount)
         if not self._before.exists():
             return
         before: dict[str, Any] = json.loads(self._before.read_text())
-        if not before["bridge"] and _link(self.bridge):
-            _run("ip", "link", "delete", self.bridge)
-        _remove_chains(kept=before["chains"])
-        _remove_cgroups(kept=before["cgroups"])
+        if not before["bridge"] and link(self.bridge):
+            run("ip", "link", "delete", self.bridge)
+        remove_chains(kept=before["chains"])
+        remove_cgroups(kept=before.get("cgroups", ()))
         self._before.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
 
@@ -243,126 +252,6 @@ def preflight() -> Path:
     if os.geteuid() != 0:
         raise ContainerdUnavailable("cannot run containers here: containerd needs root; run this as root")
     return plugins or _PLUGIN_FOLDERS[0]
-
-
-def _runs(entry: Path, config: Path) -> bool:
-    """The process of this /proc entry is a living containerd with our configuration."""
-    try:
-        words = (entry / "cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return os.path.basename(words[0]) == b"containerd" and os.fsencode(config) in words
-
-
-def _shims(root: Path) -> Iterable[int]:
-    """Shims left over by a containerd that could not end its pods: they name our socket."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if os.path.basename(words[0]).startswith(b"containerd-shim") and os.fsencode(root / "cd.sock") in words:
-            yield int(entry.name)
-
-
-def _children(pid: int) -> Iterable[int]:
-    """A shim's containers: the first process of each is its child."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError, IndexError):
-            # The name in parentheses may hold blanks; after it come state and parent.
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                yield int(entry.name)
-
-
-def _existing_cgroups() -> list[str]:
-    """The containers' cgroup trees that are there already, in any hierarchy."""
-    return [name for name in _CGROUPS if any(path.exists() for path in _cgroup_folders(name))]
-
-
-def _cgroup_folders(name: str) -> list[Path]:
-    """A cgroup's folder in the one hierarchy of cgroup v2, or in each of v1."""
-    mount = Path("/sys/fs/cgroup")
-    return [mount / name, *(base / name for base in mount.iterdir() if base.is_dir())]
-
-
-def _remove_cgroups(kept: Iterable[str]) -> None:
-    """Remove the trees we made, where nothing lives in them."""
-    for name in _CGROUPS:
-        for folder in _cgroup_folders(name) if name.partition("/")[0] not in set(kept) else ():
-            with suppress(OSError):
-                folder.rmdir()
-
-
-def _mounts_below(root: Path) -> list[str]:
-    """Mount points inside the folder, innermost first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4] for line in lines]
-    return sorted((point for point in points if point.startswith(f"{root}/")), key=len, reverse=True)
-
-
-def _filesystem(path: Path) -> str:
-    """The type of the file system a folder lies on."""
-    best, kind = "", ""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        point = fields.split()[4]
-        if path.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, rest.split()[0]
-    return kind
-
-
-def _link(name: str) -> bool:
-    return Path(f"/sys/class/net/{name}").exists()
-
-
-def _route_into(subnet: str, *, but: str) -> str:
-    """Another interface with a route into the subnet; "" when there is none."""
-    wanted = ipaddress.ip_network(subnet)
-    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
-        name, destination, _, _, _, _, _, mask, *_ = line.split()
-        # The kernel writes both in the machine's byte order.
-        address = int(destination, 16).to_bytes(4, sys.byteorder)
-        length = int(mask, 16).bit_count()
-        if name != but and length and ipaddress.ip_network((address, length)).overlaps(wanted):
-            return name
-    return ""
-
-
-def _existing_chains() -> list[str]:
-    listing = _run("iptables", "-w", "-t", "nat", "-S").splitlines()
-    return [chain for chain in _HOSTPORT_CHAINS if f"-N {chain}" in listing]
-
-
-def _remove_chains(kept: Iterable[str]) -> None:
-    """Take portmap's chains away, unless they were there before us or somebody's ports are still in them."""
-    listing = _run("iptables", "-w", "-t", "nat", "-S").splitlines()
-    chains = [chain for chain in _HOSTPORT_CHAINS if f"-N {chain}" in listing and chain not in set(kept)]
-    if any(line.startswith("-A CNI-HOSTPORT-DNAT ") for line in listing):
-        return
-    for line in listing:
-        words = line.split()
-        if words[0] == "-A" and words[-1] in chains:
-            _run("iptables", "-w", "-t", "nat", "-D", *_unquoted(line)[1:])
-    for chain in chains:
-        _run("iptables", "-w", "-t", "nat", "-F", chain)
-    for chain in chains:
-        _run("iptables", "-w", "-t", "nat", "-X", chain)
-
-
-def _unquoted(rule: str) -> list[str]:
-    """A rule of `iptables -S` as arguments; comments are quoted there."""
-    return shlex.split(rule)
-
-
-def _run(*command: str) -> str:
-    """A system program's output; "" when it fails, since clean-up goes on."""
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False)  # noqa: S603 - no shell
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
 
 
 # --- configuration ----------------------------------------------------------------------------------------
@@ -387,7 +276,7 @@ def network_config(root: Path, bridge: str, subnet: str) -> Mapping[str, object]
 def containerd_config(root: Path, plugins: Path) -> str:
     """config.toml: everything below `root`, as little as possible of the machine's."""
     # An overlay on an overlay is refused by the kernel: inside another container files are copied instead.
-    snapshotter = "native" if _filesystem(root.resolve()) in ("overlay", "aufs") else "overlayfs"
+    snapshotter = "native" if filesystem(root.resolve()) in ("overlay", "aufs") else "overlayfs"
     apparmor = Path("/sys/module/apparmor/parameters/enabled")
     with_apparmor = apparmor.exists() and apparmor.read_text().startswith("Y") and shutil.which("apparmor_parser")
     cri = 'plugins."io.containerd.grpc.v1.cri"'

@@ -1,0 +1,137 @@
+"""What containers leave on a machine: processes, mounts, routes, firewall chains, cgroups; finding and removing it.
+
+For `containerd.py`. Only what names our own folder, bridge or chains is touched; what was there before stays.
+"""
+
+import ipaddress
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+_HOSTPORT_CHAINS = ("CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ")
+#: Where the runtime and edged put containers, inner folders first.
+_CGROUPS = ("kubepods/burstable", "kubepods/besteffort", "kubepods", "k8s.io")
+
+
+def runs(entry: Path, config: Path) -> bool:
+    """The process of this /proc entry is a living containerd with our configuration."""
+    try:
+        words = (entry / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return os.path.basename(words[0]) == b"containerd" and os.fsencode(config) in words
+
+
+def shims(root: Path) -> Iterable[int]:
+    """Shims left over by a containerd that could not end its pods: they name our socket."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.path.basename(words[0]).startswith(b"containerd-shim") and os.fsencode(root / "cd.sock") in words:
+            yield int(entry.name)
+
+
+def children(pid: int) -> Iterable[int]:
+    """A shim's containers: the first process of each is its child."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            # The name in parentheses may hold blanks; after it come state and parent.
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                yield int(entry.name)
+
+
+def existing_cgroups() -> list[str]:
+    """The containers' cgroup trees that are there already, in any hierarchy."""
+    return [name for name in _CGROUPS if any(path.exists() for path in _cgroup_folders(name))]
+
+
+def _cgroup_folders(name: str) -> list[Path]:
+    """A cgroup's folder in the one hierarchy of cgroup v2, or in each of v1."""
+    mount = Path("/sys/fs/cgroup")
+    return [mount / name, *(base / name for base in mount.iterdir() if base.is_dir())]
+
+
+def remove_cgroups(kept: Iterable[str]) -> None:
+    """Remove the trees we made, where nothing lives in them."""
+    for name in _CGROUPS:
+        for folder in _cgroup_folders(name) if name.partition("/")[0] not in set(kept) else ():
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def mounts_below(root: Path) -> list[str]:
+    """Mount points inside the folder, innermost first."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in lines]
+    return sorted((point for point in points if point.startswith(f"{root}/")), key=len, reverse=True)
+
+
+def filesystem(path: Path) -> str:
+    """The type of the file system a folder lies on."""
+    best, kind = "", ""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = fields.split()[4]
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, rest.split()[0]
+    return kind
+
+
+def link(name: str) -> bool:
+    return Path(f"/sys/class/net/{name}").exists()
+
+
+def route_into(subnet: str, *, but: str) -> str:
+    """Another interface with a route into the subnet; "" when there is none."""
+    wanted = ipaddress.ip_network(subnet)
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        name, destination, _, _, _, _, _, mask, *_ = line.split()
+        # The kernel writes both in the machine's byte order.
+        address = int(destination, 16).to_bytes(4, sys.byteorder)
+        length = int(mask, 16).bit_count()
+        if name != but and length and ipaddress.ip_network((address, length)).overlaps(wanted):
+            return name
+    return ""
+
+
+def existing_chains() -> list[str]:
+    listing = run("iptables", "-w", "-t", "nat", "-S").splitlines()
+    return [chain for chain in _HOSTPORT_CHAINS if f"-N {chain}" in listing]
+
+
+def remove_chains(kept: Iterable[str]) -> None:
+    """Take portmap's chains away, unless they were there before us or somebody's ports are still in them."""
+    listing = run("iptables", "-w", "-t", "nat", "-S").splitlines()
+    chains = [chain for chain in _HOSTPORT_CHAINS if f"-N {chain}" in listing and chain not in set(kept)]
+    if any(line.startswith("-A CNI-HOSTPORT-DNAT ") for line in listing):
+        return
+    for line in listing:
+        words = line.split()
+        if words[0] == "-A" and words[-1] in chains:
+            run("iptables", "-w", "-t", "nat", "-D", *_unquoted(line)[1:])
+    for chain in chains:
+        run("iptables", "-w", "-t", "nat", "-F", chain)
+    for chain in chains:
+        run("iptables", "-w", "-t", "nat", "-X", chain)
+
+
+def _unquoted(rule: str) -> list[str]:
+    """A rule of `iptables -S` as arguments; comments are quoted there."""
+    return shlex.split(rule)
+
+
+def run(*command: str) -> str:
+    """A system program's output; "" when it fails, since clean-up goes on."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False)  # noqa: S603 - no shell
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
