@@ -33,6 +33,8 @@ from edgehive.wire.link import JoinRefused, LinkClosed
 
 log = logging.getLogger("edgehive.edgecore")
 
+#: When start-up is surely over.
+SETTLED_SECONDS = 5.0
 DEFAULT_CONFIG = Path("/etc/kubeedge/config/edgecore.yaml")
 
 
@@ -77,8 +79,9 @@ async def run_edgecore(
         )
         if standalone:
             await _serve_health(stack, config, hive, registry)
+            settling = asyncio.get_running_loop().call_later(SETTLED_SECONDS, _give_memory_back)
+            stack.callback(settling.cancel)
         log.info("edgecore %s starts as node %s", __version__, name)
-        _freeze_memory()
         if stop is None:
             await run_until_signal(hive)
         else:
@@ -130,10 +133,15 @@ async def _serve_health(stack: AsyncExitStack, config: EdgeCore, hive: Hive, reg
     await stack.enter_async_context(serve(app, host=host.strip("[]"), port=int(port)))
 
 
-def _freeze_memory() -> None:
-    """What start-up left stays for good: give back its garbage, and never walk the rest again."""
+def _give_memory_back() -> None:
+    """Start-up leaves garbage and holes: collect the one, return the others, and never walk the rest again."""
+    import ctypes
+
     gc.collect()
     gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
+    if trim is not None:
+        trim(0)
 
 
 # The command
