@@ -51,6 +51,7 @@ async def test_one_request_before_the_first_delivery_and_one_per_acknowledgement
         client = Counted(cluster.client())
         async with cloud(cluster=cluster, client=client) as it:
             edge = await it.edge("n1")
+            client.requests.clear()
             await it.pod("web", "n1")
             await edge.expect_object("default/pod/web")
             assert client.requests == {"create": 1}

@@ -85,7 +85,9 @@ async def furnish(it: Cloud, node: str) -> None:
         (SERVICE_ACCOUNTS, "ServiceAccount", "sa1"),
     ):
         body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
-        await it.client.create(resource, body | ({} if kind == "ServiceAccount" else {"data": {"k": "eA=="}}), "default")
+        await it.client.create(
+            resource, body | ({} if kind == "ServiceAccount" else {"data": {"k": "eA=="}}), "default"
+        )
     lease = {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
