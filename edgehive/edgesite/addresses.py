@@ -56,10 +56,8 @@ class ServiceAddresses:
 
     def _check(self, obj: dict[str, Any], address: str) -> None:
         holder = next((item.metadata for item in self._services() if item.spec.cluster_ip == address), None)
-        if holder is None or (holder.namespace, holder.name) == (
-            obj["metadata"].get("namespace"),
-            obj["metadata"].get("name"),
-        ):
+        metadata = obj["metadata"]
+        if holder is None or (holder.namespace, holder.name) == (metadata.get("namespace"), metadata.get("name")):
             # The same Service again is the store's to refuse.
             return
         message = f'Invalid value: "{address}": failed to allocate IP {address}: provided IP is already allocated'
