@@ -48,7 +48,7 @@ def run() -> list[Figure]:
 def _inside_namespace() -> list[Figure]:
     """Run this benchmark again in a fresh network namespace that has one address and a default route."""
     script = (
-        "ip link set lo up && ip link add up0 type dummy && ip addr add 192.0.2.10/24 dev up0 && ip link set up0 up"
+        "ip link set lo up && ip link add up0 type bridge && ip addr add 192.0.2.10/24 dev up0 && ip link set up0 up"
         ' && ip route add default via 192.0.2.1 && exec "$@"'
     )
     code = "import json; from bench import site; from dataclasses import asdict; "
