@@ -17,6 +17,7 @@ from pathlib import Path
 from edgehive.kit.clock import Clock
 from edgehive.kit.sqlite import Database
 from edgehive.kube.client import EventType
+from edgehive.kube.errors import ServerError
 from edgehive.kube.store import Event, Expired, Key, Stored, VersionedStore
 
 _GAP = "GAP"
@@ -49,7 +50,12 @@ class SqliteJournal:
             if compact:
                 _compact(connection, at)
 
-        await self._database.write(work)
+        try:
+            await self._database.write(work)
+        except sqlite3.Error as error:
+            raise ServerError(
+                f"nothing was changed: {self._database.path} cannot be written ({error}); see to the disk it is on"
+            ) from error
 
     async def since(self, resource: str, revision: int) -> list[Event]:
         return await self._database.read(lambda connection: _events_since(connection, resource, revision))

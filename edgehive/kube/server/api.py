@@ -4,7 +4,7 @@ The REST face and the in-process client are thin layers over it. It authorizes, 
 subresource, and leaves reading to `reads`, writing to `writes`.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class Api:
         self.authorize(call, "list")
         return await self._reader.select(call, options)
 
-    async def watch(self, call: Call, options: ListOptions) -> AsyncIterator[list[WatchEvent]]:
+    async def watch(self, call: Call, options: ListOptions) -> AsyncGenerator[list[WatchEvent], None]:
         """Batches of events; everything that can be refused is refused before the first."""
         self.authorize(call, "watch")
         return await self._reader.open_watch(call, options)

@@ -33,7 +33,8 @@ class CrdVersion:
     selectable: tuple[str, ...]
     schema: Mapping[str, Any] | None
 
-    def admit(self, obj: Json, old: Mapping[str, Any] | None) -> list[str]:
+    def admit(self, _: Json, __: Mapping[str, Any] | None, /) -> list[str]:
+        """Every field is kept as it was sent; the schema serves clients (OpenAPI) only."""
         return []
 
 

@@ -5,6 +5,7 @@ the stored ones, shared and immutable.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -56,9 +57,10 @@ class LocalClient:
         seconds = None if timeout is None else max(1, round(timeout))
         options = ListOptions(label_selector, field_selector, resource_version, bookmarks=True, timeout_seconds=seconds)
         stream = await self._api.watch(self._call(resource, namespace), options)
-        async for batch in stream:
-            for event in batch:
-                yield event
+        async with aclosing(stream):
+            async for batch in stream:
+                for event in batch:
+                    yield event
 
     async def create(
         self, resource: ApiResource, body: Body, namespace: str = "", *, name: str = "", subresource: str = ""

@@ -5,7 +5,7 @@ Go: k8s.io/apiserver/pkg/storage/etcd3/store.go, .../storage/cacher
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -87,7 +87,7 @@ class Reader:
         if revision > self._store.revision and not await self._store.reached(revision, _REVISION_PATIENCE):
             raise listing.too_large(revision, self._store.revision)
 
-    async def open_watch(self, call: Call, options: ListOptions) -> AsyncIterator[list[WatchEvent]]:
+    async def open_watch(self, call: Call, options: ListOptions) -> AsyncGenerator[list[WatchEvent], None]:
         """Check the request and take the start position; the answer then streams batches of events."""
         listing.check_options(options, watch=True)
         chosen = Filter(call.served, call.namespace, call.name, options)
@@ -109,7 +109,7 @@ class Reader:
 
     async def _stream(
         self, served: Served, chosen: Filter, options: ListOptions, initial: list[Stored], watch: Watch
-    ) -> AsyncIterator[list[WatchEvent]]:
+    ) -> AsyncGenerator[list[WatchEvent], None]:
         loop = asyncio.get_running_loop()
         seconds = options.timeout_seconds
         deadline = loop.time() + (random.randint(_SHORTEST_WATCH, _LONGEST_WATCH) if seconds is None else seconds)  # noqa: S311

@@ -6,6 +6,7 @@ Go: k8s.io/apiserver/pkg/server/handler.go, .../endpoints/handlers
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,8 +160,9 @@ class Rest:
         response = web.StreamResponse(headers=_JSON_HEADERS)
         await response.prepare(request)
         try:
-            async for batch in stream:
-                await response.write(b"".join(renderer.event(event) for event in batch))
+            async with aclosing(stream):
+                async for batch in stream:
+                    await response.write(b"".join(renderer.event(event) for event in batch))
         except ApiError as error:
             await response.write(answers.error_line(error.to_dict()))
         await response.write_eof()

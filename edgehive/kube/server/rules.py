@@ -9,7 +9,6 @@ from typing import Any
 
 from edgehive.kube.errors import invalid
 from edgehive.kube.server.conform import conform, strict_error
-from edgehive.kube.server.conform import conform, strict_error
 from edgehive.kube.server.defaults import apply_defaults
 from edgehive.kube.server.options import Call
 from edgehive.kube.server.validation import validate_create, validate_update
@@ -37,16 +36,8 @@ class Rules:
         """Fill in defaults; a custom resource is pruned and checked against its schema as well."""
         if call.served.custom is not None:
             call.served.custom.admit(obj, old)
-            return
-        row = call.served.resource
-        shaped, problems = conform(row.api_version, row.kind, obj)
-        if problems and call.field_validation == "Strict":
-            raise strict_error(row.api_version, row.kind, problems)
-        if problems and call.field_validation == "Warn":
-            call.warnings.extend(problems)
-        obj.clear()
-        obj.update(shaped)
-        apply_defaults(row, obj)
+        else:
+            apply_defaults(call.served.resource, obj)
 
     def check(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Raises Invalid with every cause."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from edgehive.api.registry import CONFIG_MAPS, DEPLOYMENTS, DEVICES, LEASES, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS
+from edgehive.api.registry import CONFIG_MAPS, DEPLOYMENTS, DEVICES, LEASES, NAMESPACES, PODS, SERVICE_ACCOUNTS
 from edgehive.kube.client import EventType, PatchType
 from edgehive.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, Gone, Invalid, NotFound
 from edgehive.kube.server.local import LocalClient
@@ -214,7 +214,7 @@ async def test_watch_with_selector_reports_entering_and_leaving(client: LocalCli
     await client.create(PODS, pod(), "default")
     binding = {"metadata": {"name": "p"}, "target": {"name": "n1"}}
     await client.create(PODS, binding, "default", name="p", subresource="binding")
-    await client.patch(NODES.__class__ and PODS, "p", {"metadata": {"labels": {"a": "b"}}}, "default")
+    await client.patch(PODS, "p", {"metadata": {"labels": {"a": "b"}}}, "default")
     watch = client.watch(PODS, resource_version=listed.resource_version, field_selector="spec.nodeName=n1")
     assert (await anext(watch)).type is EventType.ADDED
     assert (await anext(watch)).type is EventType.MODIFIED
