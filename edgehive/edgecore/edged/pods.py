@@ -328,6 +328,8 @@ class PodWorker:
                 self._released = True
             if self.desired.removed:
                 await self._parts.runtime.erase(self.pod)
+                # Last, since the note of the removal lies in the pod's folder.
+                await self._parts.runtime.release(self.uid)
                 self.erased = True
             else:
                 self._parts.reporter.finish(self.uid)
