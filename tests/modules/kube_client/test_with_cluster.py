@@ -9,6 +9,7 @@ import pytest
 
 from edgehive.api.document import Document
 from edgehive.api.registry import CONFIG_MAPS, DEPLOYMENTS, PODS
+from edgehive.kit.backoff import Backoff
 from edgehive.kube.client import Client, PatchType, WatchEvent
 from edgehive.kube.errors import Conflict, Unreachable
 from edgehive.kube.informer import Change, Informer, Informers
@@ -84,7 +85,9 @@ def cable(cluster: Cluster) -> Cable:
 @asynccontextmanager
 async def following(cable: Cable) -> AsyncIterator[Informer]:
     """An informer at work; no fixture, because those run outside the virtual time."""
-    informer = Informer(cable, CONFIG_MAPS, "default")  # type: ignore[arg-type]
+    # Whole seconds: fractions of a virtual clock can come to stand a rounding error before a timer.
+    patience = Backoff(first=1.0, factor=2.0, limit=32.0, jitter=0.0)
+    informer = Informer(cable, CONFIG_MAPS, "default", backoff=patience)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
         task = group.create_task(informer.run())
         await informer.wait_synced()
