@@ -1,7 +1,9 @@
 """Every store keeps the same promises: versions, watches, history."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from edgehive.kit.clock import FixedClock
 from edgehive.kube.client import EventType
+from edgehive.kube.errors import ServerError
 from edgehive.kube.sqlite import open_store
 from edgehive.kube.store import Expired, Key, Stale, VersionedStore, memory_store
 
@@ -171,3 +174,20 @@ async def test_old_history_is_forgotten_and_asking_for_it_says_so(tmp_path: Path
     async with open_store(tmp_path / "s.db", clock=clock) as store:
         with pytest.raises(Expired):
             await store.watch("configmaps", early)
+
+
+async def test_a_write_the_disk_refuses_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    clock = FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    async with open_store(tmp_path / "s.db", clock=clock) as store:
+        first = await store.put(KEY, None, body(k="1"))
+        with closing(sqlite3.connect(tmp_path / "s.db")) as other:
+            other.execute("CREATE TRIGGER full BEFORE INSERT ON history BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+            other.commit()
+        with pytest.raises(ServerError, match="disk full"):
+            await store.put(KEY, first, body(k="2"))
+        assert store.get(KEY) is first
+        with closing(sqlite3.connect(tmp_path / "s.db")) as other:
+            other.execute("DROP TRIGGER full")
+            other.commit()
+        second = await store.put(KEY, first, body(k="3"))
+        assert store.revision == second.revision > first.revision
