@@ -91,9 +91,9 @@ class Scheduler:
         await self._pods.wait_synced()
         # What is known at the start is taken in before the first decision, else full nodes would look empty.
         for document in self._nodes.items():
-            self._cluster.set_node(document.read(Node))
+            self._take_node_safely(Change(None, document))
         for document in self._pods.items():
-            self._take_pod(Change(None, document))
+            self._take_pod_safely(Change(None, document))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_nodes(), name="scheduler: nodes")
             group.create_task(self._follow_pods(), name="scheduler: pods")
@@ -101,16 +101,32 @@ class Scheduler:
 
     async def _follow_nodes(self) -> None:
         async for change in self._nodes.changes():
-            if change.new is not None:
-                self._cluster.set_node(change.new.read(Node))
-            else:
-                self._cluster.remove_node(change.key[1])
-            if _matters(change):
-                self._unpark()
+            self._take_node_safely(change)
+
+    def _take_node_safely(self, change: Change) -> None:
+        try:
+            self._take_node(change)
+        except ValueError as error:
+            log.warning("ignored node %s, which cannot be read: %s", change.key[1], error)
+
+    def _take_node(self, change: Change) -> None:
+        if change.new is not None:
+            self._cluster.set_node(change.new.read(Node))
+        else:
+            self._cluster.remove_node(change.key[1])
+        if _matters(change):
+            self._unpark()
 
     async def _follow_pods(self) -> None:
         async for change in self._pods.changes():
+            self._take_pod_safely(change)
+
+    def _take_pod_safely(self, change: Change) -> None:
+        """One pod that cannot be read (a wrong type, a bad quantity) must not stop the others."""
+        try:
             self._take_pod(change)
+        except ValueError as error:
+            log.warning("ignored pod %s/%s, which cannot be read: %s", *change.key, error)
 
     def _take_pod(self, change: Change) -> None:
         key = change.key

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock
 from edgehive.kube.client import Client
@@ -157,8 +159,11 @@ async def run_controller(controller: Controller, *, workers: int = 4) -> None:
 
 async def _feed(source: Source, queue: WorkQueue) -> None:
     async for change in source.informer.changes():
-        for key in source.keys(change):
-            queue.add(key)
+        try:
+            for key in source.keys(change):
+                queue.add(key)
+        except msgspec.ValidationError as error:
+            log.warning("ignored %s/%s, which cannot be read: %s", *change.key, error)
 
 
 async def _work(controller: Controller, queue: WorkQueue) -> None:

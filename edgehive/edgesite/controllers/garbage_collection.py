@@ -140,6 +140,10 @@ class GarbageCollector:
                 level = logging.DEBUG if error.code in (404, 409) or error.transient else logging.WARNING
                 log.log(level, "%s: %s", key[1], error)
                 self._queue.retry(key)
+            except Exception:
+                # One object that cannot be handled must not stop the collection of the others.
+                log.exception("cannot collect %s", key[1])
+                self._queue.retry(key)
             else:
                 self._queue.forget(key)
             finally:
