@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS, ApiResource
-from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.errors import ApiError, NotFound, invalid
+from edgehive.kube.server import schema as structural
 from edgehive.kube.server.catalog import Catalog, Served
 from edgehive.kube.server.identity import MASTERS, User
 from edgehive.kube.server.options import Call, DeleteOptions
@@ -33,9 +34,17 @@ class CrdVersion:
     selectable: tuple[str, ...]
     schema: Mapping[str, Any] | None
 
-    def admit(self, _: Json, __: Mapping[str, Any] | None, /) -> list[str]:
-        """Every field is kept as it was sent; the schema serves clients (OpenAPI) only."""
-        return []
+    def admit(self, obj: Json, _: Mapping[str, Any] | None, /) -> list[str]:
+        """Prune and default in place, then validate (raises Invalid); answers paths of unknown fields."""
+        if self.schema is None:
+            return []
+        unknown = structural.prune(self.schema, obj)
+        structural.default(self.schema, obj)
+        causes = structural.validate(self.schema, obj)
+        if causes:
+            group = obj["apiVersion"].rpartition("/")[0]
+            raise invalid(obj["kind"], group, obj["metadata"].get("name", ""), causes)
+        return unknown
 
 
 def versions_of(crd: Mapping[str, Any]) -> list[Served]:

@@ -25,17 +25,20 @@ class Rules:
         if not call.field_validation or call.served.custom is not None:
             return obj
         shaped, problems = conform(row.api_version, row.kind, obj)
-        problems = [*problems, *call.duplicate_fields]
+        self._tell(call, [*problems, *call.duplicate_fields])
+        return shaped
+
+    def _tell(self, call: Call, problems: list[str]) -> None:
+        row = call.served.resource
         if problems and call.field_validation == "Strict":
             raise strict_error(row.api_version, row.kind, problems)
         if call.field_validation == "Warn":
             call.warnings.extend(problems)
-        return shaped
 
     def complete(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Fill in defaults; a custom resource is pruned and checked against its schema as well."""
         if call.served.custom is not None:
-            call.served.custom.admit(obj, old)
+            self._tell(call, [f'unknown field "{path}"' for path in call.served.custom.admit(obj, old)])
         else:
             apply_defaults(call.served.resource, obj)
 
