@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 #: Go lets certificates begin at once; clocks of edges differ, so ours begin a little earlier.
@@ -121,7 +121,7 @@ def request(
 def issue(
     ca: KeyPair,
     *,
-    public_key: ec.EllipticCurvePublicKey | None = None,
+    public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None = None,
     common_name: str,
     organizations: Iterable[str] = (),
     names: Iterable[str] = (),
@@ -197,7 +197,7 @@ def subject_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
     now: datetime,
     lifetime: timedelta,
     serial: int | None,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID
 
 from edgehive.api.cluster import CertificateSigningRequest
@@ -71,8 +71,8 @@ class Certificates:
         public_key = csr.public_key()
         if not csr.is_signature_valid:
             raise ValueError("the request is not signed by its own key")
-        if not isinstance(public_key, ec.EllipticCurvePublicKey):
-            raise ValueError("the key is not an elliptic-curve key; P-256 is needed")
+        if not isinstance(public_key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+            raise ValueError("the key is neither an elliptic-curve nor an RSA key; P-256 is best")
         common_name, organizations = tls.subject_of(csr)
         names = _alternative_names(csr)
         check(request.spec.signer_name, set(request.spec.usages or ()), common_name, organizations, names)

@@ -22,6 +22,8 @@ from edgehive.kube.store import Expired, Key, Store, Stored, Watch
 
 _REVISION_PATIENCE = 3.0
 _BOOKMARK_INTERVAL = 60.0
+#: A timer may end this much early; a mark this near is due, or the rest of the wait would be too short to pass.
+_CLOCK_STEP = 0.001
 _LAST_BOOKMARK = 2.0
 _SHORTEST_WATCH, _LONGEST_WATCH = 1800, 3600
 _INITIAL_EVENTS_END = {"k8s.io/initial-events-end": "true"}
@@ -120,7 +122,7 @@ class Reader:
             if first:
                 yield first
             next_mark = _next_bookmark(loop.time(), deadline)
-            while (now := loop.time()) < deadline:
+            while (now := loop.time()) < deadline - _CLOCK_STEP:
                 try:
                     batch = await watch.batch(max(0.0, min(next_mark, deadline) - now))
                 except Expired as error:
@@ -130,7 +132,7 @@ class Reader:
                     for event in batch
                     if (change := chosen.change(event)) is not None
                 ]
-                if not batch and next_mark <= loop.time() < deadline:
+                if not batch and next_mark - _CLOCK_STEP <= loop.time() < deadline:
                     next_mark = _next_bookmark(loop.time(), deadline)
                     if options.bookmarks:
                         events = [_bookmark(served, self._store.revision)]
