@@ -195,6 +195,13 @@ async def test_custom_resources(kubectl: Kubectl) -> None:
     assert "created" in await kubectl("apply", "-f", "-", stdin=widget)
     assert "configured" in await kubectl("apply", "-f", "-", stdin=widget.replace("big", "huge"))
     assert (await kubectl("get", "wd")).split() == ["NAME", "SIZE", "w", "huge"]
+    wrong = widget.replace("big", "{}")
+    assert "spec.size" in await kubectl("apply", "-f", "-", stdin=wrong, fails=True)
+    unknown = widget.replace("size: big", "sise: big")
+    assert 'unknown field "spec.sise"' in await kubectl("apply", "-f", "-", stdin=unknown, fails=True)
+    bare = "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: bare}\nspec: {}\n"
+    await kubectl("apply", "-f", "-", stdin=bare)
+    assert await kubectl("get", "wd", "bare", "-o", "jsonpath={.spec.size}") == "small"
     assert "scaled" in await kubectl("scale", "widget", "w", "--replicas=4")
     await kubectl("delete", "crd", "widgets.example.com", "--timeout=10s")
     await kubectl("get", "widgets", fails=True)

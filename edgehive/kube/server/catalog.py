@@ -41,10 +41,6 @@ class CustomVersion(Protocol):
     @property
     def schema(self) -> Mapping[str, Any] | None: ...
 
-    def admit(self, obj: dict[str, Any], old: Mapping[str, Any] | None, /) -> list[str]:
-        """Prune and default in place, then validate (raises Invalid); answers paths of unknown fields."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Served:

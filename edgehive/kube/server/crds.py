@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS, ApiResource
-from edgehive.kube.errors import ApiError, NotFound, invalid
-from edgehive.kube.server import schema as structural
+from edgehive.kube.errors import ApiError, NotFound
 from edgehive.kube.server.catalog import Catalog, Served
 from edgehive.kube.server.identity import MASTERS, User
 from edgehive.kube.server.options import Call, DeleteOptions
@@ -33,18 +32,6 @@ class CrdVersion:
     scale: Mapping[str, str] | None
     selectable: tuple[str, ...]
     schema: Mapping[str, Any] | None
-
-    def admit(self, obj: Json, _: Mapping[str, Any] | None, /) -> list[str]:
-        """Prune and default in place, then validate (raises Invalid); answers paths of unknown fields."""
-        if self.schema is None:
-            return []
-        unknown = structural.prune(self.schema, obj)
-        structural.default(self.schema, obj)
-        causes = structural.validate(self.schema, obj)
-        if causes:
-            group = obj["apiVersion"].rpartition("/")[0]
-            raise invalid(obj["kind"], group, obj["metadata"].get("name", ""), causes)
-        return unknown
 
 
 def versions_of(crd: Mapping[str, Any]) -> list[Served]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgehive.kube.errors import invalid
+from edgehive.kube.server import schema
 from edgehive.kube.server.conform import conform, strict_error
 from edgehive.kube.server.defaults import apply_defaults
 from edgehive.kube.server.options import Call
@@ -35,18 +36,19 @@ class Rules:
         if call.field_validation == "Warn":
             call.warnings.extend(problems)
 
-    def complete(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
-        """Fill in defaults; a custom resource is pruned and checked against its schema as well."""
-        if call.served.custom is not None:
-            self._tell(call, [f'unknown field "{path}"' for path in call.served.custom.admit(obj, old)])
-        else:
+    def complete(self, call: Call, obj: Json) -> None:
+        """Fill in defaults; a custom resource loses what its schema does not name."""
+        if call.served.custom is None:
             apply_defaults(call.served.resource, obj)
+        elif rules := call.served.custom.schema:
+            self._tell(call, [f'unknown field "{path}"' for path in schema.prune(rules, obj)])
+            schema.default(rules, obj)
 
     def check(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Raises Invalid with every cause."""
         row = call.served.resource
-        if call.served.custom is not None:
-            return
         causes = validate_create(row, obj) if old is None else validate_update(row, dict(old), obj)
+        if call.served.custom is not None and call.served.custom.schema:
+            causes += schema.validate(call.served.custom.schema, obj)
         if causes:
             raise invalid(row.kind, row.group, obj["metadata"].get("name", ""), causes)

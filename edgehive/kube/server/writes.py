@@ -84,7 +84,7 @@ class Writer:
 
     async def _create(self, call: Call, obj: Json) -> Stored:
         strategy.begin(call.served, obj, self._clock.now())
-        self._rules.complete(call, obj, None)
+        self._rules.complete(call, obj)
         admit_all(self._admission, call, obj, None)
         strategy.require_name(call.served, obj)
         self._rules.check(call, obj, None)
@@ -154,7 +154,7 @@ class Writer:
         wanted = change(msgspec.json.decode(msgspec.json.encode(old)))
         new = strategy.replaced(call.served, call.subresource, old, wanted)
         strategy.check_finalizers(call.served, old, new)
-        self._rules.complete(call, new, old)
+        self._rules.complete(call, new)
         admit_all(self._admission, call, new, old)
         if new.get("metadata", {}).get("finalizers") == []:
             del new["metadata"]["finalizers"]
