@@ -230,6 +230,10 @@ def _autoscaler(obj: Json) -> None:
         spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
 
 
+def _budget(obj: Json) -> None:
+    fill(_status(obj), disruptionsAllowed=0, currentHealthy=0, desiredHealthy=0, expectedPods=0)
+
+
 # ---------------------------------------------------------------- the other groups
 
 
@@ -325,6 +329,7 @@ _BY_KIND: Final[dict[tuple[str, str], Callable[[Json], None]]] = {
     ("batch", "Job"): _job,
     ("batch", "CronJob"): _cron_job,
     ("autoscaling", "HorizontalPodAutoscaler"): _autoscaler,
+    ("policy", "PodDisruptionBudget"): _budget,
     (_RBAC, "RoleBinding"): _binding,
     (_RBAC, "ClusterRoleBinding"): _binding,
     ("discovery.k8s.io", "EndpointSlice"): _endpoint_slice,
