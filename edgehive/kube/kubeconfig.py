@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from edgehive.kit.config import parse_yaml
+
 MAX_SIZE = 4 * 1024 * 1024
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -216,7 +218,7 @@ def _merge(merged: _Merged, file: _File, folder: Path) -> None:
 def _parse(path: Path) -> _File:
     text = _read(path)
     try:
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a safe loader
+        data = parse_yaml(text)
         return msgspec.convert(_without_nulls(data), _File)
     except yaml.YAMLError as error:
         raise KubeconfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

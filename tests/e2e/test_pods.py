@@ -162,12 +162,12 @@ async def test_env_and_volumes_come_from_configmaps_and_secrets_and_follow_them(
 
 
 async def test_init_containers_run_in_order_before_the_pod(site: Site) -> None:
-    mounts = [{"name": "work", "mountPath": "/work"}]
+    mounts = [{"name": "work", "mountPath": "/scratch"}]
     inits = [
-        {**container("echo one >> /work/log", volumeMounts=mounts), "name": "first"},
-        {**container("echo two >> /work/log", volumeMounts=mounts), "name": "second"},
+        {**container("echo one >> /scratch/log", volumeMounts=mounts), "name": "first"},
+        {**container("echo two >> /scratch/log", volumeMounts=mounts), "name": "second"},
     ]
-    main = container("cat /work/log", volumeMounts=mounts)
+    main = container("cat /scratch/log", volumeMounts=mounts)
     async with site.edged():
         await site.create("steps", initContainers=inits, containers=[main], volumes=[{"name": "work", "emptyDir": {}}],
                           restartPolicy="Never")  # fmt: skip
