@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.module import Module, Restart, RestartPolicy
+from edgehive.kit.fatal import fatal_in
 from edgehive.kit.tasks import cancel_and_join, spawn
 
 log = logging.getLogger("edgehive.beehive")
@@ -107,6 +108,8 @@ class _Supervisor:
 
     def _again(self, error: BaseException | None, failures: int) -> bool:
         policy = self._policy
+        if fatal_in(error) is not None:
+            return False
         if policy.restart is Restart.NEVER or (policy.restart is Restart.ON_FAILURE and error is None):
             return False
         return policy.limit == 0 or failures < policy.limit
@@ -243,6 +246,8 @@ class Hive:
             supervisor = self._running.get(name)
             if supervisor is not None:
                 await self._start(supervisor, stop)
+                if supervisor.failure is not None:
+                    return
 
     async def _start(self, supervisor: _Supervisor, stop: asyncio.Event | None = None) -> None:
         """Start a module and wait until it is ready, has given up, or the process is told to stop."""
@@ -283,7 +288,9 @@ class Hive:
             return
         if self._on_give_up is not None:
             self._on_give_up(supervisor.name, failure)
-        raise ModuleFailed(f"module {supervisor.name!r} failed for good: {describe(failure)}") from failure
+        fatal = fatal_in(failure)
+        text = f"module {supervisor.name!r} failed for good: {describe(failure)}" if fatal is None else str(fatal)
+        raise ModuleFailed(text) from failure
 
     async def _stop_all(self) -> None:
         for supervisor in reversed(list(self._running.values())):

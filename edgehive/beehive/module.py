@@ -2,7 +2,7 @@
 
 Modules get everything they use in their constructor (bus, deps, config) and do no I/O there. `run` opens
 what it needs with `async with`, calls `ready()` once, works until it is cancelled and leaves its `with`
-blocks. There is no start, no stop and no cleanup.
+blocks. There is no start, no stop and no cleanup. An error that is `kit.fatal.Fatal` is not tried again.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +38,8 @@ class Restart(Enum):
 class RestartPolicy:
     """When a module's `run` ends although nobody asked it to: how often and how soon it runs again.
 
-    `limit` 0 means without limit. A module whose retries are used up fails the Hive.
+    `limit` 0 means without limit. A module whose retries are used up fails the Hive,
+    and so does one that raises a `kit.fatal.Fatal`, at once and whatever the policy.
     """
 
     restart: Restart = Restart.ON_FAILURE

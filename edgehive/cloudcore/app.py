@@ -32,6 +32,7 @@ from edgehive.kit import log as logs
 from edgehive.kit.clock import Clock, SystemClock
 from edgehive.kit.config import ConfigError
 from edgehive.kit.http import PortInUse, serve
+from edgehive.kit.memory import release_when_settled
 from edgehive.kube.client import Client
 from edgehive.kube.http_client import HttpClient
 from edgehive.kube.informer import Informers
@@ -73,6 +74,7 @@ async def run_cloudcore(
         async with contextlib.AsyncExitStack() as doors:
             if acceptors is None:
                 await doors.enter_async_context(_monitor(hive, config, registry))
+                doors.callback(release_when_settled().cancel)
             await (hive.run(stop) if stop is not None else run_until_signal(hive))
 
 

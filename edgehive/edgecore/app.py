@@ -7,7 +7,6 @@ Go: edge/cmd/edgecore/app
 """
 
 import asyncio
-import gc
 import logging
 import socket
 import sys
@@ -28,13 +27,12 @@ from edgehive.edgecore.dbm.dbm import DatabaseUnusable, edge_database
 from edgehive.edgecore.deps import Dial, EdgeDeps, Renewed
 from edgehive.edgecore.metaclient import MetaClient
 from edgehive.kit.clock import Clock, SystemClock
+from edgehive.kit.memory import release_when_settled
 from edgehive.kit.sqlite import DatabaseError
 from edgehive.wire.link import JoinRefused, LinkClosed
 
 log = logging.getLogger("edgehive.edgecore")
 
-#: When start-up is surely over.
-SETTLED_SECONDS = 5.0
 DEFAULT_CONFIG = Path("/etc/kubeedge/config/edgecore.yaml")
 
 
@@ -79,8 +77,7 @@ async def run_edgecore(
         )
         if standalone:
             await _serve_health(stack, config, hive, registry)
-            settling = asyncio.get_running_loop().call_later(SETTLED_SECONDS, _give_memory_back)
-            stack.callback(settling.cancel)
+            stack.callback(release_when_settled().cancel)
         log.info("edgecore %s starts as node %s", __version__, name)
         if stop is None:
             await run_until_signal(hive)
@@ -131,17 +128,6 @@ async def _serve_health(stack: AsyncExitStack, config: EdgeCore, hive: Hive, reg
     app = web.Application()
     app.add_routes(routes(hive, registry))
     await stack.enter_async_context(serve(app, host=host.strip("[]"), port=int(port)))
-
-
-def _give_memory_back() -> None:
-    """Start-up leaves garbage and holes: collect the one, return the others, and never walk the rest again."""
-    import ctypes
-
-    gc.collect()
-    gc.freeze()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
-    if trim is not None:
-        trim(0)
 
 
 # The command

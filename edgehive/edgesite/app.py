@@ -50,6 +50,7 @@ def main() -> None:
 @click.option("--containerd", help="Socket of a containerd to use instead of a private one.")
 @click.option("--bridge", help="Name of the pods' network bridge.  [default: edgehive0]")
 @click.option("--pod-subnet", help="Addresses of pods.  [default: 10.89.0.0/24]")
+@click.option("--node/--no-node", default=None, help="Whether this machine is a node too.  [default: node]")
 @click.option("--detach", is_flag=True, help="Return when the node is Ready; the site goes on by itself.")
 @click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
 def up(data: Path, detach: bool, log_level: str, **options: Any) -> None:
@@ -90,7 +91,7 @@ def _preflight(site: EdgeSite) -> None:
     from edgehive.edgesite import preflight
 
     try:
-        preflight.check(site.port, site.containerd)
+        preflight.check(site.port, site.containerd, node=site.node)
     except preflight.NotPossible as error:
         _fail(str(error))
 
@@ -209,7 +210,7 @@ def status(data: Path, output: str) -> None:
         "pid": pid,
         "phase": state.phase if state is not None and pid is not None else "stopped",
         "message": state.text if state is not None else "",
-        "node": site.node_name,
+        "node": site.node_name if site.node else None,
         "port": site.port,
         "data": str(layout.data),
         "kubeconfig": str(layout.kubeconfig) if layout.kubeconfig.exists() else None,
@@ -227,7 +228,7 @@ def _sentence(report: dict[str, Any]) -> str:
     rows = {
         "state": report["phase"],
         "process": report["pid"],
-        "node": report["node"],
+        "node": report["node"] or "none on this machine",
         "memory": f"{(report['memoryBytes'] or 0) / 2**20:.0f} MiB",
         "API": f"https://127.0.0.1:{report['port']}",
         "kubeconfig": report["kubeconfig"],

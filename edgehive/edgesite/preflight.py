@@ -12,10 +12,13 @@ class NotPossible(Exception):
     """The site cannot start here; the text says why and how to mend it."""
 
 
-def check(port: int, containerd: str) -> None:
+def check(port: int, containerd: str, *, node: bool = True) -> None:
     """Raise NotPossible for the first thing that is missing."""
-    must_be_root()
+    if node:
+        must_be_root()
     _check_port(port)
+    if not node:
+        return
     if containerd:
         _check_socket(containerd)
         return

@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,6 +33,7 @@ from edgehive.edgesite.pki import Pki
 from edgehive.edgesite.progress import Progress
 from edgehive.kit import tls
 from edgehive.kit.clock import Clock, parse_rfc3339
+from edgehive.kit.memory import release_when_settled
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informer
@@ -56,26 +57,53 @@ async def run_site(site: EdgeSite, layout: Layout, clock: Clock, stop: asyncio.E
     progress.starting("preparing keys and certificates")
     address = own_address()
     identity = pki.prepare(layout.pki, clock.now(), pki.server_names(address))
-    runtime = spawn(_runtime(site, layout), name="containerd")
+    runtime = spawn(_runtime(site, layout), name="containerd") if site.node else None
+    settling = release_when_settled()
     try:
         progress.starting("starting the API server")
         async with _api_server(site, layout, identity, clock, address) as server:
             config = pki.kubeconfig(identity, f"https://127.0.0.1:{site.port}")
             pki.write_private(layout.kubeconfig, config.encode())
-            progress.starting("starting containerd")
-            endpoint = await runtime
-            progress.starting(f"waiting for the node {site.node_name} to be Ready")
-            async with _parts(site, layout, identity, server, clock, address, endpoint) as parts:
-                ready = spawn(_node_ready(server.client("edgesite"), site.node_name, since), name="node ready")
-                stopping = spawn(_wait(stop), name="stop")
-                await _until([ready, stopping, *parts], first=ready)
-                if ready.done():
-                    progress.ready(loop.time() - began)
-                    log.info("node %s is Ready after %.1f s", site.node_name, loop.time() - began)
-                    await _until([stopping, *parts], first=stopping)
-                await cancel_and_join(ready, stopping)
+            if runtime is None:
+                parts = _control_plane(identity, server, clock)
+                ready = _nothing()
+            else:
+                progress.starting("starting containerd")
+                endpoint = await runtime
+                progress.starting(f"waiting for the node {site.node_name} to be Ready")
+                parts = _parts(site, layout, identity, server, clock, address, endpoint)
+                ready = _node_ready(server.client("edgesite"), site.node_name, since)
+            async with parts as tasks:
+                await _supervise(tasks, ready, stop, lambda: _tell_ready(site, progress, loop.time() - began))
     finally:
+        settling.cancel()
         await cancel_and_join(runtime)
+
+
+def _tell_ready(site: EdgeSite, progress: Progress, seconds: float) -> None:
+    progress.ready(seconds)
+    log.info("%s is Ready after %.1f s", f"node {site.node_name}" if site.node else "the control plane", seconds)
+
+
+async def _supervise(
+    parts: "list[asyncio.Task[None]]",
+    readiness: Coroutine[Any, Any, None],
+    stop: asyncio.Event,
+    tell: Callable[[], None],
+) -> None:
+    """Until `stop` is set; `tell` is called when the site is ready. Raises PartEnded."""
+    ready, stopping = spawn(readiness, name="ready"), spawn(_wait(stop), name="stop")
+    try:
+        await _until([ready, stopping, *parts], first=ready)
+        if ready.done():
+            tell()
+            await _until([stopping, *parts], first=stopping)
+    finally:
+        await cancel_and_join(ready, stopping)
+
+
+async def _nothing() -> None:
+    """A control plane is ready as soon as it serves."""
 
 
 async def _wait(stop: asyncio.Event) -> None:
@@ -134,6 +162,20 @@ async def _api_server(
                 yield server
         finally:
             await server.stop()
+
+
+@asynccontextmanager
+async def _control_plane(identity: Pki, server: ApiServer, clock: Clock) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """Controllers and scheduler alone, for nodes elsewhere."""
+
+    def client_for(name: str) -> Client:
+        return server.client(f"system:{name}")
+
+    running = spawn(run_controllers(client_for, identity.authority, socket.gethostname(), clock), name="controllers")
+    try:
+        yield [running]
+    finally:
+        await cancel_and_join(running)
 
 
 @asynccontextmanager

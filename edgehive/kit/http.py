@@ -8,11 +8,13 @@ from typing import Any
 
 from aiohttp import web
 
+from edgehive.kit.fatal import Fatal
+
 #: The largest request body any of our doors takes unless it says otherwise.
 MAX_BODY = 3 * 1024 * 1024
 
 
-class PortInUse(Exception):
+class PortInUse(Fatal):
     """The address cannot be bound; the text names it and the mend."""
 
 

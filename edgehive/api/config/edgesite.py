@@ -19,6 +19,8 @@ class EdgeSite(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     kind: str = "EdgeSite"
     #: The node's name.
     node_name: Name = "edge"
+    #: Whether this machine is a node too; without, the site is a control plane for nodes elsewhere.
+    node: bool = True
     #: The API server's port; it listens on all addresses, TLS only.
     port: Port = 6443
     #: Socket of a containerd that is already there; "" runs a private one.

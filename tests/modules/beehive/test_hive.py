@@ -14,6 +14,7 @@ from edgehive.beehive.health import routes
 from edgehive.beehive.hive import Hive, ModuleFailed, UnknownModule, run_until_signal
 from edgehive.beehive.module import Ready, Restart, RestartPolicy
 from edgehive.kit.backoff import Backoff
+from edgehive.kit.http import PortInUse
 from edgehive.kit.tasks import cancel_and_join, spawn
 
 STEADY = Backoff(first=1, factor=2, limit=8, jitter=0)
@@ -116,6 +117,25 @@ async def test_after_the_last_retry_the_handler_runs_and_the_hive_fails_in_order
         await target.run()
     assert gave_up == ["broken: broken pipe"]
     assert story[-1] == "-calm"
+
+
+class Unmendable(Recorded):
+    """Finds its port taken, inside a task group as modules work."""
+
+    async def run(self, ready: Ready) -> None:
+        self.story.append(f"!{self.name}")
+        async with asyncio.TaskGroup():
+            raise PortInUse("port 10000 is in use: configure another port")
+
+
+@pytest.mark.looptime
+async def test_what_no_retry_can_mend_ends_the_hive_at_once_with_its_own_sentence() -> None:
+    story: list[str] = []
+    target = hive(Recorded("calm", story), Unmendable("door", story), Recorded("late", story))
+    with pytest.raises(ModuleFailed, match=r"^port 10000 is in use: configure another port$"):
+        await target.run()
+    assert story == ["+calm", "!door", "-calm"]
+    assert asyncio.get_running_loop().time() < 0.1
 
 
 @pytest.mark.looptime
