@@ -17,6 +17,8 @@ log = logging.getLogger("edgehive.config")
 
 #: A configuration larger than this is no configuration.
 MAX_SIZE = 1024 * 1024
+#: YAML aliases let a small text stand for an endless one; no document of ours unfolds to more values than this.
+MAX_NODES = 1_000_000
 
 
 class ConfigError(Exception):
@@ -54,13 +56,27 @@ def parse(text: str, type: type[T], *, origin: str = "the configuration") -> T:
         raise ConfigError(f"{origin}: {_readable(error)}") from None
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str | bytes) -> Any:
     """One YAML document as plain data, by libyaml where it is built in; raises yaml.YAMLError."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
-        return loader.get_single_data()
+        data = loader.get_single_data()
     finally:
         loader.dispose()
+    if _expanded(data, {}) > MAX_NODES:
+        raise yaml.YAMLError(f"its aliases unfold to more than {MAX_NODES} values")
+    return data
+
+
+def _expanded(data: Any, known: dict[int, int]) -> int:
+    """How many values the data holds once every alias is written out; each shared part is counted once only."""
+    if not isinstance(data, dict | list):
+        return 1
+    if id(data) not in known:
+        known[id(data)] = MAX_NODES + 1  # a part that contains itself never ends
+        parts = data.values() if isinstance(data, dict) else data
+        known[id(data)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(data)]
 
 
 def unknown_keys(data: Any, type: Any, path: str = "") -> list[str]:

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 from aiohttp import web
 
+from edgehive.kit.config import parse_yaml
 from edgehive.kube.errors import BadRequest, RequestTooLarge
 from edgehive.kube.server import negotiation
 from edgehive.kube.server.catalog import Served
@@ -56,7 +57,7 @@ def decode(data: bytes, media_type: str, kind: str) -> Any:
         raise BadRequest(f"the request has no body; a {kind} is needed")
     try:
         if media_type == negotiation.YAML:
-            return msgspec.json.decode(msgspec.json.encode(yaml.safe_load(data)))
+            return msgspec.json.decode(msgspec.json.encode(parse_yaml(data)))
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         raise BadRequest(

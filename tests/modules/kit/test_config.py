@@ -33,6 +33,14 @@ def test_an_empty_file_and_empty_keys_mean_the_defaults() -> None:
     [
         ("hub: {nodeLimit: many}", "hub.nodeLimit: Expected int, got str"),
         ("hub: [1", r"is not valid YAML: .*\(line 2, column 1\)"),
+        (
+            "a: &a [x, x]\nb: &b [*a, *a]\n"
+            + "".join(
+                f"{n}: &{n} [{', '.join(['*' + p] * 9)}]\n" for p, n in zip("bcdefghij", "cdefghijk", strict=True)
+            ),
+            "its aliases unfold to more than",
+        ),
+        ("a: &a [*a]", "its aliases unfold to more than"),
         ("- a", "must be a mapping of keys to values, not a list"),
     ],
 )
