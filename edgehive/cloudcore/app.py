@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from edgehive import __version__
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.beehive.bus import Bus
+from edgehive.beehive.enabling import follow_file
 from edgehive.beehive.health import routes
 from edgehive.beehive.hive import Hive, ModuleFailed, UnknownModule, run_until_signal
 from edgehive.cloudcore.crds import ensure_record_kinds
@@ -33,6 +34,7 @@ from edgehive.kit.clock import Clock, SystemClock
 from edgehive.kit.config import ConfigError
 from edgehive.kit.http import PortInUse, serve
 from edgehive.kit.memory import release_when_settled
+from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.http_client import HttpClient
 from edgehive.kube.informer import Informers
@@ -53,6 +55,7 @@ async def run_cloudcore(
     stop: asyncio.Event | None = None,
     registry: CollectorRegistry | None = None,
     api_ca: str = "",
+    config_file: Path | None = None,
 ) -> None:
     """Run until `stop` is set (or, when it is None, a signal arrives). Raises ModuleFailed or PortInUse."""
     registry = registry or CollectorRegistry()
@@ -70,12 +73,20 @@ async def run_cloudcore(
             address=config.modules.cloud_hub.advertise_address[0],
             api_ca=api_ca,
         )
-        hive = Hive("cloudcore", factories(deps), enabled=enabled(deps), bus=deps.bus, registry=registry)
+        hive = Hive("cloudcore", factories(deps), enabled=enabled(config), bus=deps.bus, registry=registry)
         async with contextlib.AsyncExitStack() as doors:
             if acceptors is None:
                 await doors.enter_async_context(_monitor(hive, config, registry))
                 doors.callback(release_when_settled().cancel)
+            if config_file is not None:
+                follower = spawn(follow_file(hive, config_file, _enabled_in), name="configuration follower")
+                doors.push_async_callback(cancel_and_join, follower)
             await (hive.run(stop) if stop is not None else run_until_signal(hive))
+
+
+def _enabled_in(config_file: Path) -> list[str]:
+    """The modules a changed configuration switches on; raises ConfigError."""
+    return enabled(configuration.load(config_file, CloudCore))
 
 
 def _monitor(
@@ -184,24 +195,24 @@ def main(path: str, defaultconfig: bool, minconfig: bool, log_level: str) -> Non
         raise click.BadParameter("use debug, info, warning or error", param_hint="--log-level")
     logs.setup(log_level)
     try:
-        _run(configuration.load(Path(path), CloudCore))
+        _run(configuration.load(Path(path), CloudCore), Path(path))
     except (ConfigError, KubeconfigError, ModuleFailed, UnknownModule, PortInUse) as error:
         click.echo(f"cloudcore: {error}", err=True)
         sys.exit(1)
 
 
-def _run(config: CloudCore) -> None:
+def _run(config: CloudCore, config_file: Path) -> None:
     import uvloop
 
     access = api_access(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, access))
+        runner.run(_serve(config, access, config_file))
 
 
-async def _serve(config: CloudCore, access: ClusterAccess) -> None:
+async def _serve(config: CloudCore, access: ClusterAccess, config_file: Path) -> None:
     async with HttpClient(access) as client:
         log.info("cloudcore %s serves edge nodes for %s", __version__, access.server)
-        await run_cloudcore(config, client, api_ca=access.certificate_authority.decode())
+        await run_cloudcore(config, client, api_ca=access.certificate_authority.decode(), config_file=config_file)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from edgehive.api.config.cloudcore import CloudCore
 from edgehive.beehive.hive import Factory
 from edgehive.cloudcore.cloudhub.cloudhub import CloudHub, HubMetrics
 from edgehive.cloudcore.deps import CloudDeps
@@ -21,9 +22,9 @@ def factories(deps: CloudDeps) -> Mapping[str, Factory]:
     }
 
 
-def enabled(deps: CloudDeps) -> list[str]:
+def enabled(config: CloudCore) -> list[str]:
     """The modules the configuration switches on."""
-    modules = deps.config.modules
+    modules = config.modules
     switches = {
         CloudHub.name: modules.cloud_hub.enable,
         SyncController.name: modules.sync_controller.enable,

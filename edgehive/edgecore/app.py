@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from edgehive import __version__
 from edgehive.api.config.edgecore import EdgeCore
 from edgehive.beehive.bus import Bus
+from edgehive.beehive.enabling import follow_file
 from edgehive.beehive.hive import Hive, ModuleFailed, UnknownModule, run_until_signal
 from edgehive.edgecore import modules
 from edgehive.edgecore.dbm.dbm import DatabaseUnusable, edge_database
@@ -29,6 +30,7 @@ from edgehive.edgecore.metaclient import MetaClient
 from edgehive.kit.clock import Clock, SystemClock
 from edgehive.kit.memory import release_when_settled
 from edgehive.kit.sqlite import DatabaseError
+from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.wire.link import JoinRefused, LinkClosed
 
 log = logging.getLogger("edgehive.edgecore")
@@ -71,18 +73,28 @@ async def run_edgecore(
             "edgecore",
             modules.factories(deps),
             bus=bus,
-            enabled=modules.enabled(deps),
+            enabled=modules.enabled(config),
             registry=registry,
             policies=modules.POLICIES,
         )
         if standalone:
             await _serve_health(stack, config, hive, registry)
             stack.callback(release_when_settled().cancel)
+        if config_file is not None:
+            follower = spawn(follow_file(hive, config_file, _enabled_in), name="configuration follower")
+            stack.push_async_callback(cancel_and_join, follower)
         log.info("edgecore %s starts as node %s", __version__, name)
         if stop is None:
             await run_until_signal(hive)
         else:
             await hive.run(stop)
+
+
+def _enabled_in(config_file: Path) -> list[str]:
+    """The modules a changed configuration switches on; raises ConfigError."""
+    from edgehive.kit import config as configuration
+
+    return modules.enabled(configuration.load(config_file, EdgeCore))
 
 
 async def _identity(

@@ -8,6 +8,7 @@ Go: edge/cmd/edgecore/app/server.go (registerModules)
 
 from functools import partial
 
+from edgehive.api.config.edgecore import EdgeCore
 from edgehive.beehive.hive import Factory
 from edgehive.beehive.module import Module, RestartPolicy
 from edgehive.edgecore.deps import EdgeDeps
@@ -30,9 +31,9 @@ def factories(deps: EdgeDeps) -> dict[str, Factory]:
     }
 
 
-def enabled(deps: EdgeDeps) -> list[str]:
+def enabled(config: EdgeCore) -> list[str]:
     """Those the configuration switches on."""
-    modules = deps.config.modules
+    modules = config.modules
     switches = {
         EdgeModule.META_MANAGER: modules.meta_manager.enable,
         EdgeModule.EDGE_HUB: modules.edge_hub.enable,

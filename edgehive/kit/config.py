@@ -21,7 +21,7 @@ MAX_SIZE = 1024 * 1024
 MAX_NODES = 1_000_000
 
 
-class ConfigError(Exception):
+class ConfigError(ValueError):
     """The configuration cannot be used; the text says what to change."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.edgecore import Edged as EdgedConfig
 from edgehive.api.core import Pod
@@ -44,6 +44,7 @@ from edgehive.edgecore.edged.runtime import NodeFacts, PodRuntime
 from edgehive.edgecore.edged.stats import StatsSummary
 from edgehive.edgecore.edged.volumes.local import LocalVolumes
 from edgehive.edgecore.edged.volumes.projected import ProjectedVolumes
+from edgehive.kit import metrics
 from edgehive.kit.clock import Clock
 from edgehive.kit.http import serve
 from edgehive.kit.mailbox import Mailbox, Policy
@@ -87,7 +88,7 @@ class Edged:
         self._node_name = node_name or config.hostname_override
         self._root = Path(config.root_directory)
         self._mailbox = bus.register(self.name, self.group, size=_MAILBOX)
-        self._refused = Counter(
+        self._refused = metrics.counter(
             "edgehive_edged_refused_objects", "Objects that were no runnable pod of this node.", registry=self._registry
         )
         self._told: Mailbox[tuple[dict[str, str], str, str, str, str]] = Mailbox(

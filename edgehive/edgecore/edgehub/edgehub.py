@@ -12,7 +12,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Awaitable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message
@@ -22,6 +22,7 @@ from edgehive.edgecore.edgehub import inbound, outbound
 from edgehive.edgecore.edgehub.outbound import Fate
 from edgehive.edgecore.edgehub.pace import TokenBucket
 from edgehive.edgecore.edgehub.spool import Spool
+from edgehive.kit import metrics
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.sqlite import Database, DatabaseError
@@ -79,9 +80,11 @@ class EdgeHub:
         self._held: deque[Message] = deque()
         self._pace: TokenBucket | None = None
         registry = registry or CollectorRegistry()
-        self._connected = Gauge("edgehive_hub_connected", "1 while the link to the cloud is up.", registry=registry)
-        self._connections = Counter("edgehive_hub_connections", "Links made to the cloud.", registry=registry)
-        self._dropped = Counter(
+        self._connected = metrics.gauge(
+            "edgehive_hub_connected", "1 while the link to the cloud is up.", registry=registry
+        )
+        self._connections = metrics.counter("edgehive_hub_connections", "Links made to the cloud.", registry=registry)
+        self._dropped = metrics.counter(
             "edgehive_hub_dropped", "Messages that reached nobody.", ["direction", "why"], registry=registry
         )
 

@@ -14,7 +14,7 @@ from collections import deque
 from weakref import WeakValueDictionary
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from edgehive.api.document import Document
 from edgehive.api.meta import Status
@@ -27,6 +27,7 @@ from edgehive.edgecore.metamanager.envelope import BadObject
 from edgehive.edgecore.metamanager.metastore import Metastore, Saved
 from edgehive.edgecore.metamanager.onward import Ask, Keep, Onward
 from edgehive.edgecore.metamanager.questions import Questions
+from edgehive.kit import metrics
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kube import errors
@@ -83,13 +84,13 @@ class MetaManager:
         self._untold: set[str] = set()
         self._replay = asyncio.Event()
         registry = registry or CollectorRegistry()
-        self._refused = Counter(
+        self._refused = metrics.counter(
             "edgehive_meta_refused", "Messages of the cloud that were not stored.", ["why"], registry=registry
         )
-        self._dropped = Counter(
+        self._dropped = metrics.counter(
             "edgehive_meta_dropped_events", "Events dropped while there was no link.", registry=registry
         )
-        self._connected = Gauge("edgehive_meta_connected", "1 while the cloud is reachable.", registry=registry)
+        self._connected = metrics.gauge("edgehive_meta_connected", "1 while the cloud is reachable.", registry=registry)
 
     async def run(self, ready: Ready) -> None:
         try:
