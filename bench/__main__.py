@@ -3,10 +3,15 @@
 import sys
 from collections.abc import Callable
 
-from bench import api_server, bus, site
+from bench import api_server, bus, halves, site
 from bench.report import Figure, show, write
 
-BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {"bus": bus.run, "api-server": api_server.run, "site": site.run}
+BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+    "bus": bus.run,
+    "api-server": api_server.run,
+    "site": site.run,
+    "halves": halves.run,
+}
 
 
 def main(names: list[str]) -> int:
