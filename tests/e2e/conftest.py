@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgesite.containerd import ContainerdUnavailable, PrivateContainerd, preflight
 from edgehive.edgesite.images import busybox_image, hello_image, import_image, pause_image
+
+#: `whole_site` and `agent` are imported by the tests beside them.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
