@@ -1,8 +1,15 @@
-"""What every test shares: one outer event loop, so that none is left behind unclosed when warnings are errors."""
+"""What every test shares: examples that do not change in CI, and one outer event loop that is closed at the end."""
 
 import asyncio
+import os
 
 import pytest
+from hypothesis import settings
+
+# CI judges a change by the same examples every time; looking for new ones is for whoever works on the code.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 _outer_loop: asyncio.AbstractEventLoop | None = None
 
