@@ -7,7 +7,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -165,9 +165,11 @@ class WholeSite:
 
     # The cloud
 
-    async def create(self, name: str, script: str, **spec: Any) -> Document:
+    async def create(self, name: str, script: str, env: Sequence[Any] = (), **spec: Any) -> Document:
+        """A pod bound to the node, with one busybox container; every volume is mounted at /mnt/NAME."""
         mounts = [{"name": volume["name"], "mountPath": f"/mnt/{volume['name']}"} for volume in spec.get("volumes", ())]
-        main = {"name": "c", "image": BUSYBOX, "command": ["sh", "-c", script], "volumeMounts": mounts}
+        main: dict[str, Any] = {"name": "c", "image": BUSYBOX, "command": ["sh", "-c", script], "volumeMounts": mounts}
+        main["env"] = list(env)
         spec = {"nodeName": NODE, "terminationGracePeriodSeconds": 1, "containers": [main]} | spec
         body = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "namespace": "default"}, "spec": spec}
         return await self.api.create(PODS, body, "default")
