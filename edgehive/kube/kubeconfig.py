@@ -55,12 +55,13 @@ class ClusterAccess:
         """A context that always verifies the server; None for plain http."""
         if not self.server.startswith("https://"):
             return None
-        context = ssl.create_default_context()
+        # The machine's own authorities cost memory: they are loaded only where they are what is trusted.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            if self.certificate_authority:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if not self.certificate_authority:
+                context.load_default_certs()
+            else:
                 context.load_verify_locations(cadata=self.certificate_authority.decode())
             if self.client_certificate:
                 _load_client_certificate(context, self.client_certificate + b"\n" + self.client_key)

@@ -49,20 +49,16 @@ class Credentials:
 
     def context(self) -> ssl.SSLContext:
         """For links to the cloud: our CA alone is trusted, host names are checked, our certificate is shown."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(cafile=self.ca)
+        context = trusting(self.ca.read_text())
         context.load_cert_chain(self.certificate, self.key)
         return context
 
     def store_ca(self, der: bytes) -> None:
         write_private(self.ca, ssl.DER_cert_to_PEM_cert(der).encode())
 
-    def store(self, certificate: bytes, key: bytes) -> None:
-        """Take a new pair (DER) into use."""
-        from edgehive.kit.tls import key_pem
-
-        write_private(self._next_key, key_pem(key))
+    def store(self, certificate: bytes, key: str) -> None:
+        """Take a new certificate (DER) and its key (PEM) into use."""
+        write_private(self._next_key, key.encode())
         write_private(self.certificate, ssl.DER_cert_to_PEM_cert(certificate).encode())
         self._next_key.replace(self.key)
         _sync_folder(self.key.parent)
@@ -75,6 +71,14 @@ class Credentials:
         except (ssl.SSLError, OSError):
             return False
         return True
+
+
+def trusting(authority: str) -> ssl.SSLContext:
+    """A client's context that trusts this certificate (PEM) alone; host names are checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=authority)
+    return context
 
 
 def _read_certificate(path: Path) -> Certificate:

@@ -17,7 +17,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.edgecore import EdgeHub
-from edgehive.edgecore.edgehub.credentials import Certificate, Credentials, blank_token
+from edgehive.edgecore.edgehub.credentials import Certificate, Credentials, blank_token, trusting
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock
 from edgehive.wire.link import JoinRefused, Link, LinkClosed
@@ -153,35 +153,31 @@ class Identity:
 
     async def _request_certificate(self, *, bearer: str) -> None:
         """A new key and its certificate: by token, or by the certificate the node has."""
-        from edgehive.kit import tls
+        from edgehive.edgecore.edgehub import keysmith
         from edgehive.wire import join
 
-        key = tls.new_key()
-        request = tls.request(
-            key, join.node_user(self._node), [join.NODES_GROUP], country="CN", state="Zhejiang", city="Hangzhou"
-        )
+        key, request = await asyncio.to_thread(keysmith.new_request, self._node)
         headers = {join.NODE_NAME_HEADER: self._node, join.EXTENDED_KEY_USAGES_HEADER: json.dumps([join.CLIENT_AUTH])}
         if bearer:
             headers[join.AUTHORIZATION_HEADER] = f"Bearer {bearer}"
-            context = await asyncio.to_thread(tls.client_context, self.credentials.ca)
+            context = await asyncio.to_thread(trusting, self.credentials.ca.read_text())
         else:
             context = await asyncio.to_thread(self.credentials.context)
         status, body = await _get(self._config.http_server, join.CERTIFICATE_PATH, context, headers, request)
         if status != 200:
             raise _refusal(status, body)
-        _check_certificate(body, key, self._node)
+        await asyncio.to_thread(keysmith.check_certificate, body, key, self._node)
         await asyncio.to_thread(self.credentials.store, body, key)
 
 
 async def fetch_authority(server: str) -> bytes:
     """The CA certificate (DER) the cloud serves; worth nothing until its hash is compared with the token's."""
-    from edgehive.kit.tls import client_context
     from edgehive.wire.join import CA_PATH
 
     leaf = await _server_certificate(server)
     # Trusting just the certificate the server showed proves nothing about who it is, and need not: the CA in
     # the answer is only believed when its hash equals the one in the token. No secret is sent before that.
-    context = client_context(leaf)
+    context = trusting(leaf)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     status, body = await _get(server, CA_PATH, context)
     if status != 200:
@@ -255,19 +251,3 @@ def _refusal(status: int, body: bytes) -> JoinRefused | LinkClosed:
     if status >= 500:
         return LinkClosed(f"the cloud could not sign this node's certificate (status {status}): {text}")
     return JoinRefused(f"the join server answers with status {status}: {text}")
-
-
-def _check_certificate(der: bytes, key: bytes, node: str) -> None:
-    """Refuse an answer that is no certificate for this node and key."""
-    from cryptography import x509
-
-    from edgehive.kit.tls import load_key, subject_of
-    from edgehive.wire.join import node_user
-
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-    except ValueError as error:
-        raise JoinRefused(f"the cloud answered with something that is no certificate: {error}") from error
-    name, _ = subject_of(certificate)
-    if name != node_user(node) or certificate.public_key() != load_key(key).public_key():
-        raise JoinRefused(f"the cloud signed a certificate for {name!r} that is not the one node {node!r} asked for")
