@@ -80,10 +80,11 @@ def _configure(layout: Layout, options: dict[str, Any]) -> EdgeSite:
     """What was remembered, changed by the options that were given; raises ConfigError."""
     names = {"name": "node_name"}
     given = {names.get(key, key): value for key, value in options.items() if value is not None}
+    remembered = layout.read_config()
     try:
-        changed = msgspec.structs.replace(layout.read_config(), **given)
+        changed = msgspec.structs.replace(remembered, **given)
         return msgspec.convert(msgspec.to_builtins(changed), EdgeSite)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # also what the Struct's own checks raise
         raise ConfigError(f"these options do not make a site: {error}") from None
 
 
@@ -203,7 +204,7 @@ def status(data: Path, output: str) -> None:
     pid = process.running(layout.data) if layout.data.exists() else None
     state = progress.read(layout.data)
     ready = pid is not None and state is not None and state.phase == "ready"
-    site = layout.read_config()
+    site = _remembered(layout)
     report = {
         "running": pid is not None,
         "ready": ready,
@@ -218,6 +219,14 @@ def status(data: Path, output: str) -> None:
     }
     click.echo(json.dumps(report, indent=2) if output == "json" else _sentence(report))
     sys.exit(0 if ready else 4 if pid is not None else 3)
+
+
+def _remembered(layout: Layout) -> EdgeSite:
+    """What the site was started with; a file nobody can read ends the command before it touches anything."""
+    try:
+        return layout.read_config()
+    except ConfigError as error:
+        _fail(str(error))
 
 
 def _sentence(report: dict[str, Any]) -> str:
@@ -257,6 +266,7 @@ def down(data: Path, keep_pods: bool, purge: bool) -> None:
         # Only a folder that `up` made is ever stopped or purged.
         click.echo(f"there is no site in {layout.data}")
         return
+    site = _remembered(layout)
     pid = process.running(layout.data)
     if pid is not None:
         with _spinner() as say:
@@ -264,17 +274,16 @@ def down(data: Path, keep_pods: bool, purge: bool) -> None:
             if not process.stop(layout.data, pid, DOWN_PATIENCE, lambda: None):
                 _fail(f"process {pid} does not end; look into {layout.log}, then kill it")
     if not keep_pods:
-        asyncio.run(_stop_containerd(layout, purge))
+        asyncio.run(_stop_containerd(layout, site, purge))
     if purge:
         _purge(layout)
     click.echo("The site is down." if not keep_pods else "The site is down; its pods go on.")
 
 
-async def _stop_containerd(layout: Layout, purge: bool) -> None:
+async def _stop_containerd(layout: Layout, site: EdgeSite, purge: bool) -> None:
     """End the private containerd with its pods; one that was there before us is left alone."""
     from edgehive.edgesite.containerd import PrivateContainerd
 
-    site = layout.read_config()
     if site.containerd or not layout.containerd.exists():
         return
     private = PrivateContainerd(layout.containerd, bridge=site.bridge, subnet=site.pod_subnet)
