@@ -7,6 +7,7 @@ schema. Pure.
 from collections.abc import Mapping
 from typing import Any
 
+from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS
 from edgehive.kube.errors import invalid
 from edgehive.kube.server import schema
 from edgehive.kube.server.conform import conform, strict_error
@@ -48,6 +49,8 @@ class Rules:
         """Raises Invalid with every cause."""
         row = call.served.resource
         causes = validate_create(row, obj) if old is None else validate_update(row, dict(old), obj)
+        if row == CUSTOM_RESOURCE_DEFINITIONS and (old is None or old.get("spec") != obj.get("spec")):
+            causes += schema.check_definition(obj)
         if call.served.custom is not None and call.served.custom.schema:
             causes += schema.validate(call.served.custom.schema, obj)
         if causes:

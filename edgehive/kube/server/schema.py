@@ -249,6 +249,23 @@ def _fitting(alternatives: list[Json], value: Any) -> int:
 # ---------------------------------------------------------------- the schema itself
 
 
+def check_definition(crd: Json) -> list[StatusCause]:
+    """Why the schemas of a CRD are refused; Kubernetes names one that all versions share differently."""
+    versions = (crd.get("spec") or {}).get("versions") or []
+    schemas = [(version.get("schema") or {}).get("openAPIV3Schema") for version in versions]
+    first = schemas[0] if schemas else None
+    if first is not None and all(one == first for one in schemas):
+        return check_schema(first, "spec.validation.openAPIV3Schema")
+    errors = FieldErrors()
+    for index, one in enumerate(schemas):
+        place = f"spec.versions[{index}].schema.openAPIV3Schema"
+        if one is None:
+            errors.required(place, "schemas are required")
+        else:
+            errors.causes += check_schema(one, place)
+    return errors.causes
+
+
 def check_schema(schema: Json, path: str) -> list[StatusCause]:
     """Why a CRD's schema is not structural; none when it is."""
     errors = FieldErrors()
