@@ -120,6 +120,10 @@ DAEMON_SETS = _row("apps", "v1", "DaemonSet", "daemonsets", True, "ds", categori
 CONTROLLER_REVISIONS = _row("apps", "v1", "ControllerRevision", "controllerrevisions", True)
 JOBS = _row("batch", "v1", "Job", "jobs", True, categories=("all",), subresources=("status",))
 CRON_JOBS = _row("batch", "v1", "CronJob", "cronjobs", True, "cj", categories=("all",), subresources=("status",))
+HORIZONTAL_POD_AUTOSCALERS_V1 = _row(
+    "autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", True, "hpa",
+    categories=("all",), subresources=("status",),
+)  # fmt: skip
 HORIZONTAL_POD_AUTOSCALERS = _row(
     "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", True, "hpa",
     categories=("all",), subresources=("status",),
@@ -181,6 +185,9 @@ BUILTIN: tuple[ApiResource, ...] = (
     CLUSTER_ROLES, ROLE_BINDINGS, ROLES, PRIORITY_CLASSES, CSI_DRIVERS, CSI_NODES, STORAGE_CLASSES,
     VOLUME_ATTACHMENTS,
 )  # fmt: skip
+
+#: Further versions of built-in kinds; whoever follows every kind follows the one in BUILTIN.
+OTHER_VERSIONS: tuple[ApiResource, ...] = (HORIZONTAL_POD_AUTOSCALERS_V1,)
 
 #: KubeEdge's kinds this code reads or writes.
 KUBEEDGE: tuple[ApiResource, ...] = (

@@ -212,3 +212,24 @@ async def test_get_watch_prints_changes(kubectl: Kubectl) -> None:
     watching = asyncio.ensure_future(kubectl("get", "cm", "-w", "-o", "name", "--request-timeout=3s", fails=False))
     await kubectl("create", "configmap", "c2")
     assert "configmap/c2" in await watching
+
+
+async def test_autoscale_in_both_versions(kubectl: Kubectl) -> None:
+    await kubectl("create", "deployment", "web", "--image=busybox")
+    assert "web autoscaled" in await kubectl("autoscale", "deployment", "web", "--min=1", "--max=3", "--cpu-percent=80")
+    assert "Deployment/web" in await kubectl("get", "hpa", "web")
+    first = "horizontalpodautoscalers.v1.autoscaling"
+    field = "jsonpath={.spec.targetCPUUtilizationPercentage}"
+    assert await kubectl("get", first, "web", "-o", field) == "80"
+    assert "Deployment/web" in await kubectl("get", first, "web")
+    await kubectl("patch", first, "web", "--type=merge", "-p", '{"spec":{"targetCPUUtilizationPercentage":60}}')
+    utilization = "jsonpath={.spec.metrics[*].resource.target.averageUtilization}"
+    assert await kubectl("get", "hpa", "web", "-o", utilization) == "60"
+
+
+async def test_a_definition_whose_schema_is_not_structural_is_refused(kubectl: Kubectl) -> None:
+    untyped = CRD.replace("properties: {size: {type: string, default: small}", "properties: {size: {}")
+    refused = await kubectl("create", "-f", "-", stdin=untyped, fails=True)
+    place = "spec.validation.openAPIV3Schema.properties[spec].properties[size].type"
+    assert f"{place}: Required value: must not be empty for specified object fields" in refused
+    await kubectl("get", "crd", "widgets.example.com", fails=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from edgehive.api.registry import BUILTIN, ApiResource
+from edgehive.api.registry import BUILTIN, OTHER_VERSIONS, ApiResource
 from edgehive.kit.clock import Clock
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.server import bootstrap
@@ -60,7 +60,7 @@ class ApiServer:
         options = options or ServerOptions()
         self.store = store
         self.clock = clock
-        self.catalog = Catalog(BUILTIN + REVIEWS + options.extra_resources)
+        self.catalog = Catalog(BUILTIN + OTHER_VERSIONS + REVIEWS + options.extra_resources)
         self._ready = False
         self._custom: asyncio.Task[None] | None = None
         key = options.service_account_key

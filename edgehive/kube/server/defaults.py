@@ -224,7 +224,8 @@ def _autoscaler(obj: Json) -> None:
     spec = _spec(obj)
     fill(spec, minReplicas=1)
     if obj.get("apiVersion") == "autoscaling/v1":
-        fill(spec, targetCPUUtilizationPercentage=80)
+        if not (obj["metadata"].get("annotations") or {}).get("autoscaling.alpha.kubernetes.io/metrics"):
+            fill(spec, targetCPUUtilizationPercentage=80)
     elif not spec.get("metrics"):
         target = {"type": "Utilization", "averageUtilization": 80}
         spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]

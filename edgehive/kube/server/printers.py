@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from edgehive.kube.server import versions
 from edgehive.kube.server.cells import (
     NONE,
     UNKNOWN,
@@ -132,6 +133,7 @@ def _cron_job(obj: Json, now: datetime) -> list[Any]:
 
 
 def _autoscaler(obj: Json, now: datetime) -> list[Any]:
+    obj = versions.converted("horizontalpodautoscalers.autoscaling", obj, "autoscaling/v2")
     spec, target = _spec(obj), part(obj, "spec", "scaleTargetRef")
     current = {part(item, "resource").get("name"): part(item, "resource", "current")
                for item in _status(obj).get("currentMetrics") or ()}  # fmt: skip

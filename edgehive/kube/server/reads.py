@@ -14,7 +14,7 @@ from edgehive.api.document import Document
 from edgehive.api.meta import Status
 from edgehive.kube.client import EventType, WatchEvent
 from edgehive.kube.errors import ApiError, Gone, not_found
-from edgehive.kube.server import listing
+from edgehive.kube.server import listing, versions
 from edgehive.kube.server.catalog import Served
 from edgehive.kube.server.listing import Filter
 from edgehive.kube.server.options import Call, ListOptions, Page
@@ -174,10 +174,10 @@ def _page_expired(call: Call, after: tuple[str, str]) -> ApiError:
 
 def in_version(served: Served, stored: Stored) -> Stored:
     """The object under the apiVersion it is asked in; only kinds with several versions ever need a change."""
-    if served.custom is None:
+    if served.custom is None and not versions.converts(served.storage):
         return stored
     version = served.resource.api_version
     if stored.document.api_version == version:
         return stored
-    value = {**stored.to_dict(), "apiVersion": version}
+    value = versions.converted(served.storage, stored.to_dict(), version)
     return Stored(stored.key, stored.revision, msgspec.json.encode(value))

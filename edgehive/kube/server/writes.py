@@ -144,7 +144,7 @@ class Writer:
             if strategy.is_unchanged(old, new):
                 return in_version(call.served, current)
             try:
-                return await self._write(call, current, new)
+                return in_version(call.served, await self._write(call, current, new))
             except Stale:
                 if pinned:
                     break
