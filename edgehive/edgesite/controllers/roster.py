@@ -8,6 +8,7 @@ from edgehive.edgesite.controllers.certificates import Certificates
 from edgehive.edgesite.controllers.daemonsets import DaemonSets
 from edgehive.edgesite.controllers.deployments import Deployments
 from edgehive.edgesite.controllers.engine import Controller, ControllerDeps, run_controller
+from edgehive.edgesite.controllers.events import EventExpiry
 from edgehive.edgesite.controllers.garbage_collection import GarbageCollector
 from edgehive.edgesite.controllers.jobs import Jobs
 from edgehive.edgesite.controllers.namespaces import Namespaces
@@ -57,3 +58,4 @@ async def run_controllers(client_for: ClientFor, authority: KeyPair, host: str, 
                 group.create_task(run_controller(controller), name=f"controller {controller.name}")
             group.create_task(collector.run(), name="garbage collector")
             group.create_task(scheduler.run(), name="scheduler")
+            group.create_task(EventExpiry(client, clock).run(), name="event expiry")
