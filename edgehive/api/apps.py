@@ -1,4 +1,4 @@
-"""Workload lenses (Deployment, ReplicaSet, DaemonSet, StatefulSet, Job). Data only; controllers read through them.
+"""Workload lenses (Deployment, ReplicaSet, DaemonSet, Job). Data only; controllers read through them.
 
 Templates stay plain dictionaries: a controller copies them whole into pods and compares them, it never
 interprets them. Selectors do too; `kube.selectors.labels_from_object` reads them.
@@ -84,23 +84,6 @@ class DaemonSetSpec(Lens, frozen=True):
 class DaemonSet(Lens, frozen=True):
     metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
     spec: DaemonSetSpec = msgspec.field(default_factory=DaemonSetSpec)
-
-
-class StatefulSetSpec(Lens, frozen=True):
-    replicas: int | None = 1
-    selector: dict[str, Any] | None = None
-    template: dict[str, Any] = msgspec.field(default_factory=dict)
-    service_name: str = ""
-    pod_management_policy: str = "OrderedReady"
-    update_strategy: UpdateStrategy = msgspec.field(default_factory=UpdateStrategy)
-    min_ready_seconds: int | None = 0
-    revision_history_limit: int | None = 10
-    volume_claim_templates: list[dict[str, Any]] | None = None
-
-
-class StatefulSet(Lens, frozen=True):
-    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
-    spec: StatefulSetSpec = msgspec.field(default_factory=StatefulSetSpec)
 
 
 class JobSpec(Lens, frozen=True):

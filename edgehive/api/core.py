@@ -495,11 +495,6 @@ class Pod(Lens, frozen=True):
     status: PodStatus = PodStatus()
 
 
-class PodTemplateSpec(Lens, frozen=True):
-    metadata: ObjectMeta = ObjectMeta()
-    spec: PodSpec = PodSpec()
-
-
 # --- nodes ------------------------------------------------------------------------------------------------
 
 
@@ -593,15 +588,6 @@ class Secret(Lens, frozen=True):
     type: str = ""
     data: dict[str, bytes] | None = None
     immutable: bool | None = None
-
-
-class ServiceAccount(Lens, frozen=True):
-    kind: str = ""
-    api_version: str = ""
-    metadata: ObjectMeta = ObjectMeta()
-    secrets: list[ObjectReference] | None = None
-    image_pull_secrets: list[LocalObjectReference] | None = None
-    automount_service_account_token: bool | None = None
 
 
 class TokenRequestStatus(Lens, frozen=True):
