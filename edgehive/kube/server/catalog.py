@@ -80,7 +80,9 @@ class Catalog:
         self._served: dict[tuple[str, str, str], Served] = {}
         self._custom: dict[str, list[Served]] = {}
         self.epoch = 0
-        for resource in resources:
+        #: What is served without a definition, and stays.
+        self.builtin = tuple(resources)
+        for resource in self.builtin:
             self._add(builtin(resource))
 
     def _add(self, served: Served) -> None:

@@ -1,4 +1,4 @@
-"""Custom resources: a CRD that appears is checked, established and served; one that goes takes its objects along.
+"""Custom resources: a CRD that appears gets its names and is served; one that goes takes its objects along.
 
 Go: k8s.io/apiextensions-apiserver/pkg/{apiserver,controller}
 """
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS, ApiResource
+from edgehive.kube.client import EventType
 from edgehive.kube.errors import ApiError, NotFound
 from edgehive.kube.server.catalog import Catalog, Served
+from edgehive.kube.server.crd_names import Claims, accepted_names, claims, is_established, judged, without_cleanup
 from edgehive.kube.server.identity import MASTERS, User
 from edgehive.kube.server.options import Call, DeleteOptions
 from edgehive.kube.server.writes import Writer
-from edgehive.kube.store import Expired, Key, Store
+from edgehive.kube.store import Event, Expired, Key, Store
 
 Json = dict[str, Any]
 
 _STORAGE = f"{CUSTOM_RESOURCE_DEFINITIONS.plural}.{CUSTOM_RESOURCE_DEFINITIONS.group}"
-_CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _SELF = User("system:apiserver", (MASTERS,))
 _RECHECK_SECONDS = 1.0
 
@@ -35,12 +36,12 @@ class CrdVersion:
 
 
 def versions_of(crd: Mapping[str, Any]) -> list[Served]:
-    """Every served version of a CRD. Pure."""
+    """Every served version of a CRD, under the names it got. Pure."""
     return [_served(crd, version) for version in crd["spec"].get("versions") or () if version.get("served")]
 
 
 def _served(crd: Mapping[str, Any], version: Mapping[str, Any]) -> Served:
-    spec, names = crd["spec"], crd["spec"]["names"]
+    spec, names = crd["spec"], accepted_names(crd)
     parts = version.get("subresources") or {}
     row = ApiResource(
         spec["group"],
@@ -63,31 +64,10 @@ def _served(crd: Mapping[str, Any], version: Mapping[str, Any]) -> Served:
     return Served(row, custom, tracks_generation=True, unconditional_update=False)
 
 
-def established(crd: Json, now: str) -> Json:
-    """The CRD with names accepted, conditions set and the cleanup finalizer on. Pure."""
-    spec, names = crd["spec"], crd["spec"]["names"]
-    names.setdefault("singular", names["kind"].lower())
-    names.setdefault("listKind", f"{names['kind']}List")
-    spec.setdefault("conversion", {"strategy": "None"})
-    finalizers = crd["metadata"].get("finalizers") or []
-    if _CLEANUP not in finalizers:
-        crd["metadata"]["finalizers"] = [*finalizers, _CLEANUP]
-    status = crd.setdefault("status", {})
-    status["acceptedNames"] = names
-    stored = [version["name"] for version in spec["versions"] if version.get("storage")]
-    status["storedVersions"] = list(dict.fromkeys([*(status.get("storedVersions") or ()), *stored]))
-    _set_condition(status, "NamesAccepted", "NoConflicts", "no conflicts found", now)
-    _set_condition(status, "Established", "InitialNamesAccepted", "the initial names have been accepted", now)
-    return crd
-
-
-def _set_condition(status: Json, kind: str, reason: str, message: str, now: str) -> None:
-    conditions = status.setdefault("conditions", [])
-    if not any(item["type"] == kind and item["status"] == "True" for item in conditions):
-        status["conditions"] = [item for item in conditions if item["type"] != kind]
-        status["conditions"].append(
-            {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now}
-        )
+def _gives_back(event: Event) -> bool:
+    """A definition that went, or holds other names than before."""
+    before = event.previous.to_dict() if event.previous is not None else {}
+    return event.type is EventType.DELETED or accepted_names(before) != accepted_names(event.stored.to_dict())
 
 
 class Crds:
@@ -115,6 +95,15 @@ class Crds:
             while True:
                 for event in await watch.batch():
                     await self._sync(event.stored.key, group)
+                    if event.previous is not None and _gives_back(event):
+                        await self._sync_others(event, group)
+
+    async def _sync_others(self, event: Event, group: asyncio.TaskGroup) -> None:
+        """Names are free again: whoever waits in the same group may have them, the oldest first."""
+        api_group = event.stored.to_dict()["spec"]["group"]
+        others = [item for item in self._store.items(_STORAGE) if item.to_dict()["spec"]["group"] == api_group]
+        for other in sorted(others, key=lambda item: item.document.meta.creation_timestamp or ""):
+            await self._sync(other.key, group)
 
     async def _sync(self, key: Key, group: asyncio.TaskGroup) -> None:
         stored = self._store.get(key)
@@ -128,23 +117,30 @@ class Crds:
                 group.create_task(self._remove(key, crd), name=f"remove-crd-{key.name}")
             return
         now = self._writer.now()
-        accepted = await self._writer.adjust(key, lambda fresh: established(fresh, now))
-        if accepted is not None:
-            self._catalog.set_custom(key.name, versions_of(accepted.to_dict()))
+        current = await self._writer.adjust(key, lambda fresh: judged(fresh, self._claims(key, fresh), now))
+        if current is not None:
+            crd = current.to_dict()
+            self._catalog.set_custom(key.name, versions_of(crd) if is_established(crd) else [])
+
+    def _claims(self, key: Key, crd: Json) -> Claims:
+        others = [item.to_dict() for item in self._store.items(_STORAGE) if item.key != key]
+        return claims(crd["spec"]["group"], self._catalog.builtin, others)
 
     async def _remove(self, key: Key, crd: Json) -> None:
         """Delete every object of the kind, wait until the last is gone, then let the CRD go."""
         try:
-            served = versions_of(crd)
-            storage = served[0].storage if served else ""
-            while storage and (items := self._store.items(storage)):
-                for item in items:
-                    await self._delete(served[0], item.key)
-                with await self._store.watch(storage, self._store.revision) as watch:
-                    await watch.batch(_RECHECK_SECONDS if self._store.items(storage) else 0.0)
-            await self._writer.adjust(key, _without_cleanup)
+            if is_established(crd):
+                await self._remove_objects(_served(crd, crd["spec"]["versions"][0]))
+            await self._writer.adjust(key, without_cleanup)
         finally:
             self._removing.discard(key.name)
+
+    async def _remove_objects(self, served: Served) -> None:
+        while items := self._store.items(served.storage):
+            for item in items:
+                await self._delete(served, item.key)
+            with await self._store.watch(served.storage, self._store.revision) as watch:
+                await watch.batch(_RECHECK_SECONDS if self._store.items(served.storage) else 0.0)
 
     async def _delete(self, served: Served, key: Key) -> None:
         try:
@@ -153,11 +149,3 @@ class Crds:
             return
         except ApiError:
             await asyncio.sleep(_RECHECK_SECONDS)
-
-
-def _without_cleanup(crd: Json) -> Json:
-    finalizers = [name for name in crd["metadata"].get("finalizers") or () if name != _CLEANUP]
-    crd["metadata"].pop("finalizers", None)
-    if finalizers:
-        crd["metadata"]["finalizers"] = finalizers
-    return crd
