@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.report import Figure, at_most, resident_mib
 from edgehive.edgesite.images import PAUSE
-from edgehive.testing.two_hosts import NODE, Half, TwoHosts, two_hosts
+from edgehive.testing.hosts import Program
+from edgehive.testing.two_hosts import NODE, TwoHosts, two_hosts
 
 IDLE_SECONDS = 30
 
@@ -62,6 +63,6 @@ def _pod() -> dict[str, Any]:
     }
 
 
-def _resident(half: Half | None) -> float:
+def _resident(half: Program | None) -> float:
     assert half is not None
     return resident_mib(half.pid)

@@ -9,13 +9,12 @@ import base64
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ import yaml
 from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgesite import images
 from edgehive.edgesite.containerd import PrivateContainerd
+from edgehive.testing import stock
+from edgehive.testing.hosts import DemonstrationFailed, Host, Machine, Program, last_line, run
 
 #: From a range for documentation: no network routes it.
 CLOUD, EDGE, PREFIX = "198.51.100.1", "198.51.100.2", 30
@@ -40,99 +41,31 @@ print(connection.getresponse().read(4096).decode())
 
 Say = Callable[[str], None]
 
-
-class DemonstrationFailed(Exception):
-    """A step did not come true; the text says which, and where its log is."""
+_OURS = (sys.executable, "-m", "edgehive")
 
 
-class Host:
-    """Network, mount, host-name and process namespaces that live as long as their first process."""
+@dataclass(frozen=True)
+class Cast:
+    """Who plays which part: each half ours or stock, and our API server or the stock control plane."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        # The shell stays to collect the processes its host leaves behind.
-        script = f"hostname {name} && ip link set lo up && echo up && sleep infinity & wait; wait"
-        flags = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        self._holder = subprocess.Popen(  # noqa: S603 - no shell of the caller's words
-            ["unshare", *flags, "bash", "-c", script],  # noqa: S607
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
-        assert self._holder.stdout is not None
-        if self._holder.stdout.readline() != b"up\n":
-            raise DemonstrationFailed(f"this machine cannot make namespaces for the host {name}; see the message above")
-        self.pid = children(self._holder.pid)[0]
+    stock_cloudcore: bool = False
+    stock_edgecore: bool = False
+    stock_control_plane: bool = False
 
-    def command(self, *words: str) -> list[str]:
-        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--pid", "--", *words]
+    def cloudcore(self) -> tuple[str, ...]:
+        return (stock.program("cloudcore"),) if self.stock_cloudcore else (*_OURS, "cloudcore")
 
-    def run(self, *words: str, timeout: float = 60.0) -> str:
-        """The output of a program on this host; DemonstrationFailed with its last words when it fails."""
-        return run(*self.command(*words), timeout=timeout)
-
-    def end(self) -> None:
-        self._holder.kill()
-        self._holder.wait()
-        if self._holder.stdout is not None:
-            self._holder.stdout.close()
-
-
-class Machine(Host):
-    """This machine itself in the role of a host: it reaches clusters the way it always does."""
-
-    def __init__(self) -> None:
-        self.name = "this machine"
-        self.pid = os.getpid()
-
-    def command(self, *words: str) -> list[str]:
-        return list(words)
-
-    def end(self) -> None:
-        """Stays."""
-
-
-class Half:
-    """A process of ours on a host; its output goes to a log."""
-
-    def __init__(self, host: Host, log: Path, *words: str) -> None:
-        self.log = log
-        with log.open("ab") as output:
-            self._outer = subprocess.Popen(  # noqa: S603 - our own interpreter
-                host.command(sys.executable, "-m", "edgehive", *words),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self._nested = not isinstance(host, Machine)
-
-    @property
-    def pid(self) -> int:
-        """As this machine counts processes."""
-        return next(iter(children(self._outer.pid)), 0) if self._nested else self._outer.pid
-
-    def alive(self) -> bool:
-        return self._outer.poll() is None
-
-    def stop(self, patience: float = 20.0) -> None:
-        if self.alive() and (pid := self.pid):
-            os.kill(pid, signal.SIGTERM)
-        try:
-            self._outer.wait(patience)
-        except subprocess.TimeoutExpired:
-            if pid := self.pid:
-                os.kill(pid, signal.SIGKILL)
-            self._outer.kill()
-            self._outer.wait()
+    def edgecore(self) -> tuple[str, ...]:
+        return (stock.program("edgecore"),) if self.stock_edgecore else (*_OURS, "edgecore")
 
 
 class TwoHosts:
     """The set-up once it stands; `two_hosts` makes it."""
 
-    def __init__(self, data: Path, cloud: Host, edge: Host, kubeconfig: Path) -> None:
-        self.data, self.cloud, self.edge, self.kubeconfig = data, cloud, edge, kubeconfig
-        self.cloudcore: Half | None = None
-        self.edgecore: Half | None = None
+    def __init__(self, data: Path, cloud: Host, edge: Host, kubeconfig: Path, cast: Cast) -> None:
+        self.data, self.cloud, self.edge, self.kubeconfig, self.cast = data, cloud, edge, kubeconfig, cast
+        self.cloudcore: Program | None = None
+        self.edgecore: Program | None = None
 
     def kubectl(self, *words: str) -> str:
         program = shutil.which("kubectl") or str(Path(sys.executable).parent / "kubectl")
@@ -173,7 +106,7 @@ class TwoHosts:
 
     def start_api_server(self) -> None:
         site = ["edgesite", "up", "--no-node", "--data", str(self.data / "site"), "--port", str(API_PORT)]
-        self.api_server = Half(self.cloud, self.data / "site.log", *site)
+        self.api_server = Program(self.cloud, self.data / "site.log", *_OURS, *site)
         self.until("the API server", lambda: self.api_server_answers())
 
     def api_server_answers(self) -> bool:
@@ -187,7 +120,7 @@ class TwoHosts:
     def start_cloudcore(self) -> None:
         path = self.data / "cloudcore.yaml"
         path.write_text(yaml.safe_dump(cloudcore_config(self.data / "cloud", self.kubeconfig)))
-        self.cloudcore = Half(self.cloud, self.data / "cloudcore.log", "cloudcore", "--config", str(path))
+        self.cloudcore = Program(self.cloud, self.data / "cloudcore.log", *self.cast.cloudcore(), "--config", str(path))
         self.until("cloudcore's door for joining nodes", self.token)
 
     def token(self) -> str:
@@ -207,8 +140,14 @@ class TwoHosts:
 
     def start_edgecore(self) -> None:
         path = self.data / "edgecore.yaml"
-        path.write_text(yaml.safe_dump(edgecore_config(self.data / "edge", self.token(), runtime(self.data).endpoint)))
-        self.edgecore = Half(self.edge, self.data / "edgecore.log", "edgecore", "--config", str(path))
+        config = edgecore_config(self.data / "edge", self.token(), runtime(self.data).endpoint)
+        if self.cast.stock_edgecore:
+            config["modules"]["edged"]["tailoredKubeletConfig"] |= {
+                "cgroupsPerQOS": False,
+                "enforceNodeAllocatable": [],
+            }
+        path.write_text(yaml.safe_dump(config))
+        self.edgecore = Program(self.edge, self.data / "edgecore.log", *self.cast.edgecore(), "--config", str(path))
         ready = '{.status.conditions[?(@.type=="Ready")].status}'
 
         def node_ready() -> bool:
@@ -218,21 +157,28 @@ class TwoHosts:
 
 
 @contextmanager
-def two_hosts(say: Say, kubeconfig: Path | None = None) -> Iterator[TwoHosts]:
+def two_hosts(say: Say, kubeconfig: Path | None = None, cast: Cast = Cast()) -> Iterator[TwoHosts]:
     """Everything up to the Ready node; afterwards all of it is gone, from the given cluster too."""
     with ExitStack() as undo:
         # A short path: a unix socket's name has at most 107 bytes.
         data = Path(tempfile.mkdtemp(prefix="eh2-", dir="/tmp"))
         data.chmod(0o711)
-        undo.callback(shutil.rmtree, data, ignore_errors=True)
+        undo.push(lambda kind, _error, _trace: _sweep(data, keep_logs=kind is DemonstrationFailed))
         cloud = Host("cloud") if kubeconfig is None else Machine()
         undo.callback(cloud.end)
-        edge = Host("edge")
+        edge = Host("edge", private=_PRIVATE if cast.stock_edgecore else (), layers=data / "layers")
         undo.callback(edge.end)
-        hosts = TwoHosts(data, cloud, edge, kubeconfig or data / "site" / "kubeconfig")
+        hosts = TwoHosts(data, cloud, edge, kubeconfig or data / "site" / "kubeconfig", cast)
         hosts.join_hosts()
         say(f"two hosts joined by a cable: cloud {CLOUD}, edge {EDGE}")
-        if kubeconfig is None:
+        if cast.stock_control_plane:
+            control_plane = stock.ControlPlane(cloud, CLOUD, data / "site")
+            undo.callback(control_plane.stop)
+            control_plane.start(hosts.until)
+            for path in stock.definitions() if cast.stock_cloudcore else ():
+                hosts.kubectl("apply", "--server-side", "-f", str(path))
+            say("a stock Kubernetes control plane answers on the cloud host")
+        elif kubeconfig is None:
             hosts.start_api_server()
             undo.callback(hosts.api_server.stop)
             say("a Kubernetes API server answers on the cloud host")
@@ -251,7 +197,22 @@ def two_hosts(say: Say, kubeconfig: Path | None = None) -> Iterator[TwoHosts]:
         yield hosts
 
 
-_OURS = (
+def _sweep(data: Path, *, keep_logs: bool) -> None:
+    """Remove the data; after a failure all but the logs its message speaks of."""
+    if not keep_logs:
+        shutil.rmtree(data, ignore_errors=True)
+        return
+    for entry in data.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.suffix != ".log":
+            entry.unlink()
+
+
+#: Folders that stock edgecore writes to whatever its configuration says.
+_PRIVATE = ("/etc", "/var/lib", "/var/log")
+
+_TRACES = (
     ("node", NODE),
     ("namespace", "kubeedge"),
     ("customresourcedefinition", "objectsyncs.reliablesyncs.kubeedge.io"),
@@ -261,7 +222,7 @@ _OURS = (
 
 def _absent(hosts: TwoHosts) -> list[tuple[str, str]]:
     """What of ours the cluster does not have yet, and so has to lose again."""
-    return [item for item in _OURS if not hosts.kubectl("get", *item, "--ignore-not-found", "-o", "name")]
+    return [item for item in _TRACES if not hosts.kubectl("get", *item, "--ignore-not-found", "-o", "name")]
 
 
 def _forget(hosts: TwoHosts, items: Sequence[tuple[str, str]]) -> None:
@@ -278,6 +239,7 @@ def cloudcore_config(folder: Path, kubeconfig: Path) -> dict[str, Any]:
         "tlsCAKeyFile": f"{folder}/ca/rootCA.key",
         "tlsCertFile": f"{folder}/certs/server.crt",
         "tlsPrivateKeyFile": f"{folder}/certs/server.key",
+        "unixsocket": {"enable": False, "address": f"unix://{folder}/kubeedge.sock"},
         "websocket": {"address": CLOUD, "port": 10000},
         "https": {"address": CLOUD, "port": 10002},
     }
@@ -286,7 +248,7 @@ def cloudcore_config(folder: Path, kubeconfig: Path) -> dict[str, Any]:
         "kind": "CloudCore",
         "commonConfig": {"monitorServer": {"bindAddress": f"{CLOUD}:9091"}},
         "kubeAPIConfig": {"kubeConfig": str(kubeconfig)},
-        "modules": {"cloudHub": hub},
+        "modules": {"cloudHub": hub, "iptablesManager": {"enable": False}},
     }
 
 
@@ -319,28 +281,6 @@ def edgecore_config(folder: Path, token: str, endpoint: str) -> dict[str, Any]:
         "database": {"dataSource": f"{folder}/edgecore.db"},
         "modules": modules,
     }
-
-
-def run(*words: str, timeout: float = 60.0) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)  # noqa: S603
-    except subprocess.TimeoutExpired:
-        raise DemonstrationFailed(f"`{' '.join(words)}` takes longer than {timeout:.0f} s") from None
-    if done.returncode != 0:
-        raise DemonstrationFailed(f"`{' '.join(words)}` failed: {(done.stderr or done.stdout).strip()[-2000:]}")
-    return done.stdout
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"{log} is empty"
 
 
 # On the edge host: its containerd

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from edgehive.edgesite.containerd import ContainerdUnavailable, preflight
-from edgehive.testing.two_hosts import NODE, DemonstrationFailed, TwoHosts, two_hosts
+from edgehive.testing.hosts import DemonstrationFailed
+from edgehive.testing.two_hosts import NODE, TwoHosts, two_hosts
 
 MANIFEST = Path(__file__).parent.parent / "hello" / "manifest.yaml"
 NAMESPACE = "two-hosts"

@@ -1,0 +1,134 @@
+"""The Go project's programs beside ours: where they are, and a real Kubernetes control plane on a test host.
+
+For the trials of interoperation and the comparing benchmarks. `EDGEHIVE_GO_PEERS` names a folder with the programs
+`kube-apiserver`, `cloudcore` and `edgecore`, and where wanted `etcd`, `kube-controller-manager` and `kube-scheduler`;
+`crds/` below it holds the definitions that stock cloudcore wants installed. Nothing here fetches or builds them.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from edgehive.edgesite import pki
+from edgehive.kit.clock import SystemClock
+from edgehive.testing.hosts import DemonstrationFailed, Host, Program, last_line
+
+VARIABLE = "EDGEHIVE_GO_PEERS"
+PORT = 6443
+_ETCD = "http://127.0.0.1:2379"
+
+
+class StockMissing(Exception):
+    """A program of the Go project is needed and not there; the text says which and how to name its folder."""
+
+
+def folder() -> Path:
+    """The folder of the Go programs; StockMissing when none is named."""
+    named = os.environ.get(VARIABLE, "")
+    if not named:
+        raise StockMissing(f"the stock programs are needed: set {VARIABLE} to the folder that holds them")
+    return Path(named).absolute()
+
+
+def program(name: str) -> str:
+    """The path of a Go program; `etcd` may also be on the PATH. StockMissing when it is not there."""
+    path = folder() / name
+    if os.access(path, os.X_OK):
+        return str(path)
+    if name == "etcd" and (found := shutil.which(name)):
+        return found
+    raise StockMissing(f"{path} is needed and is not an executable file")
+
+
+def definitions() -> list[Path]:
+    """The manifests of the stock custom resources."""
+    return sorted((folder() / "crds").rglob("*.yaml"))
+
+
+class ControlPlane:
+    """etcd, kube-apiserver, kube-controller-manager and kube-scheduler on one host, with their files below `data`."""
+
+    def __init__(self, host: Host, address: str, data: Path) -> None:
+        self.host, self.address, self.data = host, address, data
+        self.programs: dict[str, Program] = {}
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.data / "kubeconfig"
+
+    def start(self, until: Callable[[str, Callable[[], bool]], None]) -> None:
+        """Start all four; `until(what, condition)` waits the way the caller's test does."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        names = [*pki.server_names(self.address), "10.96.0.1"]
+        keys = pki.prepare(self.data / "pki", SystemClock().now(), names)
+        self.kubeconfig.write_text(pki.kubeconfig(keys, f"https://{self.address}:{PORT}"))
+        self._run("etcd", *_etcd_flags(self.data))
+        self.start_api_server()
+        until("kube-apiserver", self.answers)
+        shared = [f"--{kind}={self.kubeconfig}" for kind in _KUBECONFIG_FLAGS]
+        self._run("kube-controller-manager", *shared, *_controller_flags(keys))
+        self._run("kube-scheduler", *shared, "--leader-elect=false")
+
+    def start_api_server(self) -> None:
+        self._run("kube-apiserver", *_api_server_flags(self.data / "pki", self.address))
+
+    def answers(self) -> bool:
+        """Whether the API server is ready; DemonstrationFailed when a program ended."""
+        for name, running in self.programs.items():
+            if not running.alive():
+                raise DemonstrationFailed(f"{name} ended: {last_line(running.log)}")
+        try:
+            return self.host.run("kubectl", f"--kubeconfig={self.kubeconfig}", "get", "--raw", "/readyz") == "ok"
+        except DemonstrationFailed:
+            return False
+
+    def stop(self) -> None:
+        for running in reversed(self.programs.values()):
+            running.stop()
+
+    def _run(self, name: str, *flags: str) -> None:
+        self.programs[name] = Program(self.host, self.data / f"{name}.log", program(name), *flags)
+
+
+_KUBECONFIG_FLAGS = ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")
+
+
+def _etcd_flags(data: Path) -> list[str]:
+    return [
+        f"--data-dir={data / 'etcd'}",
+        "--unsafe-no-fsync",
+        f"--listen-client-urls={_ETCD}",
+        f"--advertise-client-urls={_ETCD}",
+    ]
+
+
+def _api_server_flags(keys: Path, address: str) -> list[str]:
+    return [
+        f"--etcd-servers={_ETCD}",
+        f"--secure-port={PORT}",
+        f"--bind-address={address}",
+        f"--advertise-address={address}",
+        f"--client-ca-file={keys / 'ca.crt'}",
+        f"--tls-cert-file={keys / 'server.crt'}",
+        f"--tls-private-key-file={keys / 'server.key'}",
+        f"--kubelet-client-certificate={keys / 'admin.crt'}",
+        f"--kubelet-client-key={keys / 'admin.key'}",
+        "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={keys / 'sa.key'}",
+        f"--service-account-signing-key-file={keys / 'sa.key'}",
+        "--authorization-mode=Node,RBAC",
+        "--service-cluster-ip-range=10.96.0.0/16",
+        "--allow-privileged=true",
+    ]
+
+
+def _controller_flags(keys: pki.Pki) -> list[str]:
+    return [
+        "--leader-elect=false",
+        f"--service-account-private-key-file={keys.folder / 'sa.key'}",
+        f"--root-ca-file={keys.authority_file}",
+        f"--cluster-signing-cert-file={keys.authority_file}",
+        f"--cluster-signing-key-file={keys.folder / 'ca.key'}",
+    ]
