@@ -173,7 +173,7 @@ DEVICES = _row("devices.kubeedge.io", "v1beta1", "Device", "devices", True)
 DEVICE_MODELS = _row("devices.kubeedge.io", "v1beta1", "DeviceModel", "devicemodels", True)
 DEVICE_STATUSES = _row("devices.kubeedge.io", "v1beta1", "DeviceStatus", "devicestatuses", True)
 RULES = _row("rules.kubeedge.io", "v1", "Rule", "rules", True)
-RULE_ENDPOINTS = _row("rules.kubeedge.io", "v1", "RuleEndpoint", "ruleendpoints", True)
+RULE_ENDPOINTS = _row("rules.kubeedge.io", "v1", "RuleEndpoint", "ruleendpoints", True, "re")
 
 #: Kinds a Kubernetes API server has built in, in discovery order.
 BUILTIN: tuple[ApiResource, ...] = (

@@ -7,6 +7,7 @@ Go: build/crds/reliablesyncs
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from edgehive.api.registry import CLUSTER_OBJECT_SYNCS, CUSTOM_RESOURCE_DEFINITIONS, OBJECT_SYNCS, ApiResource
@@ -41,43 +42,48 @@ async def _is_served(client: Client, resource: ApiResource) -> bool:
     return True
 
 
-def definition(resource: ApiResource) -> dict[str, Any]:
-    """The CustomResourceDefinition of one record kind."""
+def definition(resource: ApiResource, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A kind's CustomResourceDefinition; `properties` are its schema's own, those of a record when not given."""
     text = {"type": "string"}
+    if properties is None:
+        properties = _record_properties()
     schema = {
         "type": "object",
-        "properties": {
-            "apiVersion": text,
-            "kind": text,
-            "metadata": {"type": "object"},
-            "spec": {
-                "type": "object",
-                "properties": {"objectAPIVersion": text, "objectKind": text, "objectName": text},
-            },
-            "status": {"type": "object", "properties": {"objectResourceVersion": text}},
-        },
+        "properties": {"apiVersion": text, "kind": text, "metadata": {"type": "object"}, **properties},
     }
+    version: dict[str, Any] = {
+        "name": resource.version,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+    }
+    if resource.subresources:
+        version["subresources"] = {name: {} for name in resource.subresources}
+    names: dict[str, Any] = {
+        "kind": resource.kind,
+        "listKind": resource.list_kind_name,
+        "plural": resource.plural,
+        "singular": resource.singular,
+    }
+    if resource.short_names:
+        names["shortNames"] = list(resource.short_names)
     return {
         "apiVersion": CUSTOM_RESOURCE_DEFINITIONS.api_version,
         "kind": CUSTOM_RESOURCE_DEFINITIONS.kind,
         "metadata": {"name": f"{resource.plural}.{resource.group}"},
         "spec": {
             "group": resource.group,
-            "names": {
-                "kind": resource.kind,
-                "listKind": resource.list_kind_name,
-                "plural": resource.plural,
-                "singular": resource.kind.lower(),
-            },
+            "names": names,
             "scope": "Namespaced" if resource.namespaced else "Cluster",
-            "versions": [
-                {
-                    "name": resource.version,
-                    "served": True,
-                    "storage": True,
-                    "schema": {"openAPIV3Schema": schema},
-                    "subresources": {"status": {}},
-                }
-            ],
+            "versions": [version],
         },
+    }
+
+
+def _record_properties() -> dict[str, Any]:
+    text = {"type": "string"}
+    spec = {"objectAPIVersion": text, "objectKind": text, "objectName": text}
+    return {
+        "spec": {"type": "object", "properties": spec},
+        "status": {"type": "object", "properties": {"objectResourceVersion": text}},
     }

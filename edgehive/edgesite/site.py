@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from edgehive.api.config.edgesite import EdgeSite
 from edgehive.api.core import Node
 from edgehive.api.document import Document
-from edgehive.api.registry import KUBEEDGE, NODES
+from edgehive.api.registry import NODES
 from edgehive.cloudcore.app import own_address, run_cloudcore
 from edgehive.edgecore.app import run_edgecore
 from edgehive.edgecore.edged.containerd import Containerd
@@ -28,6 +28,7 @@ from edgehive.edgesite.addresses import ServiceAddresses
 from edgehive.edgesite.authorizer import MastersOnly
 from edgehive.edgesite.containerd import PrivateContainerd
 from edgehive.edgesite.controllers.roster import run_controllers
+from edgehive.edgesite.definitions import kubeedge_definitions
 from edgehive.edgesite.layout import Layout
 from edgehive.edgesite.pki import Pki
 from edgehive.edgesite.progress import Progress
@@ -140,7 +141,7 @@ async def _api_server(
     options = ServerOptions(
         service_account_key=identity.service_account_key,
         service_account_admission=True,
-        extra_resources=KUBEEDGE,
+        definitions=kubeedge_definitions(),
         extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet),),
     )
     context = tls.server_context(

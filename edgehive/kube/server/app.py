@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -42,6 +42,8 @@ class ServerOptions:
     service_account_admission: bool = False
     #: Kinds served beside the built-in ones without a CRD.
     extra_resources: tuple[ApiResource, ...] = ()
+    #: CustomResourceDefinitions that are there from the start; what a database already has stays as it is.
+    definitions: tuple[Mapping[str, Any], ...] = ()
     #: Further steps of admission, made with the store; they come last.
     extra_admission: tuple[Callable[[Store], Admission], ...] = ()
 
@@ -74,10 +76,14 @@ class ApiServer:
             tokens=self.tokens,
         )
         self._crds = Crds(store, self.catalog, self.api.writer)
+        self._definitions = options.definitions
 
     async def start(self) -> None:
-        """Create what every cluster has."""
-        await bootstrap.create_namespaces(self.client("system:apiserver"))
+        """Create what every cluster has; custom resources of the database are served when this returns."""
+        client = self.client("system:apiserver")
+        await bootstrap.create_namespaces(client)
+        await bootstrap.create_definitions(client, self._definitions)
+        await self._crds.load()
         self._custom = spawn(self._crds.run(), name="crds")
         self._ready = True
 

@@ -1,14 +1,22 @@
-"""What every cluster has from its first moment: the system namespaces and the `kubernetes` Service.
+"""What every cluster has from its first moment: the system namespaces, the `kubernetes` Service, kinds of its own.
 
 Written on every start; what exists is left as it is.
 
 Go: pkg/controlplane/controller/{systemnamespaces,kubernetesservice}
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgehive.api.registry import ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, SERVICES, ApiResource
+from edgehive.api.registry import (
+    CUSTOM_RESOURCE_DEFINITIONS,
+    ENDPOINT_SLICES,
+    ENDPOINTS,
+    NAMESPACES,
+    SERVICES,
+    ApiResource,
+)
 from edgehive.kube.client import Client
 from edgehive.kube.errors import AlreadyExists
 
@@ -19,6 +27,13 @@ async def create_namespaces(client: Client) -> None:
     """The four namespaces Kubernetes itself makes."""
     for name in NAMESPACES_AT_START:
         await _ensure(client, NAMESPACES, {"metadata": {"name": name}})
+
+
+async def create_definitions(client: Client, definitions: Sequence[Mapping[str, Any]]) -> None:
+    """The kinds this cluster brings along; at once, so that one commit of the store holds them all."""
+    async with asyncio.TaskGroup() as group:
+        for definition in definitions:
+            group.create_task(_ensure(client, CUSTOM_RESOURCE_DEFINITIONS, dict(definition)))
 
 
 async def publish_service(client: Client, addresses: Sequence[str], port: int, cluster_ip: str) -> None:

@@ -79,6 +79,11 @@ class Crds:
         self._writer = writer
         self._removing: set[str] = set()
 
+    async def load(self) -> None:
+        """Serve what the store holds."""
+        for stored in self._store.items(_STORAGE):
+            await self._judge(stored.key)
+
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -111,11 +116,14 @@ class Crds:
             self._catalog.set_custom(key.name, [])
             return
         crd = stored.to_dict()
-        if crd["metadata"].get("deletionTimestamp"):
-            if key.name not in self._removing:
-                self._removing.add(key.name)
-                group.create_task(self._remove(key, crd), name=f"remove-crd-{key.name}")
-            return
+        if not crd["metadata"].get("deletionTimestamp"):
+            await self._judge(key)
+        elif key.name not in self._removing:
+            self._removing.add(key.name)
+            group.create_task(self._remove(key, crd), name=f"remove-crd-{key.name}")
+
+    async def _judge(self, key: Key) -> None:
+        """Write down which names it has, and serve it under them."""
         now = self._writer.now()
         current = await self._writer.adjust(key, lambda fresh: judged(fresh, self._claims(key, fresh), now))
         if current is not None:
