@@ -103,6 +103,9 @@ class TwoHosts:
         for host, link, address in ((self.cloud, outer, CLOUD), (self.edge, "uplink", EDGE)):
             host.run("ip", "addr", "add", f"{address}/{PREFIX}", "dev", link)
             host.run("ip", "link", "set", link, "up")
+        if not isinstance(self.cloud, Machine):
+            # Stock cloudcore takes the address of the default route for its own.
+            self.cloud.run("ip", "route", "add", "default", "via", EDGE)
 
     def start_api_server(self) -> None:
         site = ["edgesite", "up", "--no-node", "--data", str(self.data / "site"), "--port", str(API_PORT)]
