@@ -19,7 +19,6 @@ from edgehive.api.document import Document
 from edgehive.api.registry import NODES, PODS
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.app import run_cloudcore
-from edgehive.cloudcore.cloudhub.dispatch import needs_ack
 from edgehive.kit.tasks import cancel_and_join, first_of, spawn
 from edgehive.kube.client import Client
 from edgehive.testing.cluster import Cluster
@@ -54,7 +53,7 @@ class ScriptedEdge:
                 self.received.append(message)
                 self.unread.append(message)
                 self._arrived.set()
-                if self.acknowledge and needs_ack(message):
+                if self.acknowledge and payloads.needs_ack(message):
                     await self.ack(message)
         except LinkClosed:
             self.closed.set()

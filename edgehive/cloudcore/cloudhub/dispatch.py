@@ -49,20 +49,6 @@ class _Head(msgspec.Struct, rename={"api_version": "apiVersion"}):
 _head_decoder = msgspec.json.Decoder(_Head)
 
 
-def needs_ack(message: Message) -> bool:
-    """As `payloads.needs_ack`, but an object whose name merely looks like a special path is still delivered."""
-    if payloads.needs_ack(message):
-        return True
-    route = message.route
-    if route.source != Source.EDGE_CONTROLLER or route.operation not in _OBJECT_OPERATIONS:
-        return False
-    try:
-        type = Resource.parse(route.resource).type
-    except ValueError:
-        return False
-    return type in (ResourceType.POD, ResourceType.CONFIG_MAP, ResourceType.SECRET)
-
-
 def object_ref(message: Message) -> ObjectRef:
     """Which object a wire message carries; raises ValueError when it carries none."""
     resource = Resource.parse(message.route.resource)
@@ -109,7 +95,7 @@ class Downstream:
             self._on_node_deleted(node)
             return
         session = self._sessions.get(node)
-        if not needs_ack(message):
+        if not payloads.needs_ack(message):
             if session is not None:
                 session.notice(message)
             return

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from edgehive.beehive.message import Message
-from edgehive.cloudcore.cloudhub.dispatch import destination, needs_ack, object_ref, refusal, with_node
+from edgehive.cloudcore.cloudhub.dispatch import destination, object_ref, refusal, with_node
 
 
 def message(operation: str, resource: str, *, source: str = "edged", group: str = "meta", content=None) -> Message:
@@ -30,12 +30,6 @@ def test_the_node_is_put_in_front_except_for_node_jobs() -> None:
     assert with_node("n1", message("query", "default/secret/s")).route.resource == "node/n1/default/secret/s"
     job = message("UpdateNodeActionStatus", "a/b/node/n1", source="websocket", group="hub")
     assert with_node("n1", job) is job
-
-
-def test_an_object_with_an_unlucky_name_is_still_delivered_reliably() -> None:
-    for name in ("my-podlist", "membership-x", "serviceaccounttoken"):
-        assert needs_ack(message("insert", f"default/pod/{name}", source="edgecontroller", group="resource"))
-    assert not needs_ack(message("response", "default/serviceaccounttoken/sa", source="edgecontroller"))
 
 
 def test_objects_without_kind_or_uid_are_recognised_by_their_path() -> None:

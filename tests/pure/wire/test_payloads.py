@@ -118,7 +118,22 @@ def ack_row(expected: bool, **route: object) -> object:
         ack_row(False, operation="response", resource="default/podpatch/nginx"),
         ack_row(False, operation="response", resource="default/certificatesigningrequest/c"),
         ack_row(False, operation="response", resource="default/serviceaccounttoken/default"),
-        ack_row(False, operation="update", resource="default/pod/my-podlist"),
+        ack_row(False, operation="update", resource="default/podlist"),
+        # Row 76: a name that resembles a path of the protocol's own is a name.
+        ack_row(True, operation="update", resource="default/pod/my-podlist"),
+        ack_row(True, operation="insert", resource="node/edge-1/default/configmap/membership-config"),
+        ack_row(True, operation="update", resource="membership/secret/membership"),
+        ack_row(True, operation="update", resource="podlist/pod/p"),
+        ack_row(
+            True, operation="response", resource="default/secret/serviceaccounttoken-x", content={"kind": "Secret"}
+        ),
+        ack_row(True, operation="update", resource="k8s/configmap/ca.crt"),
+        ack_row(True, source="devicecontroller", operation="update", resource="twin/device/cloud_updated"),
+        ack_row(False, source="devicecontroller", operation="update", resource="device/default/d/twin/cloud_updated"),
+        ack_row(False, source="devicecontroller", group="twin", operation="update", resource="membership/detail"),
+        ack_row(
+            False, source="devicecontroller", group="twin", operation="response", resource="twin", content={"a": 1}
+        ),
         ack_row(False, source="cloudhub", operation="response", resource="k8s/ca.crt", content="PEM"),
         ack_row(False, source="cloudhub", operation="createvolume", resource="default/volume/x"),
         ack_row(True, source="devicecontroller", operation="insert", resource="default/device/d"),
