@@ -72,6 +72,7 @@ async def run_cloudcore(
             acceptors=acceptors,
             address=config.modules.cloud_hub.advertise_address[0],
             api_ca=api_ca,
+            config_file=config_file,
         )
         hive = Hive("cloudcore", factories(deps), enabled=enabled(config), bus=deps.bus, registry=registry)
         async with contextlib.AsyncExitStack() as doors:

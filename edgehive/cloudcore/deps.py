@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -30,3 +31,5 @@ class CloudDeps:
     address: str = ""
     #: The API server's CA as PEM text, for edges that ask for it; "" when the kubeconfig gives none.
     api_ca: str = ""
+    #: Where the configuration came from, for what follows its changes; None when it was made in memory.
+    config_file: Path | None = None

@@ -16,7 +16,7 @@ import yaml
 from cryptography import x509
 
 from edgehive.kit import tls
-from edgehive.kit.tls import KeyPair
+from edgehive.kit.keypair import KeyPair, key_pem
 
 AUTHORITY_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=365)
@@ -52,7 +52,7 @@ def prepare(folder: Path, now: datetime, names: list[str]) -> Pki:
     _renew(folder, "admin", now, [], lambda: _admin(authority, now))
     account = folder / "sa.key"
     if not account.exists():
-        write_private(account, tls.key_pem(tls.new_key()))
+        write_private(account, key_pem(tls.new_key()))
     return Pki(folder, authority, tls.key_from_pem(account.read_bytes()))
 
 

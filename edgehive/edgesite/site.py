@@ -32,9 +32,9 @@ from edgehive.edgesite.definitions import kubeedge_definitions
 from edgehive.edgesite.layout import Layout
 from edgehive.edgesite.pki import Pki
 from edgehive.edgesite.progress import Progress
-from edgehive.kit import tls
 from edgehive.kit.clock import Clock, parse_rfc3339
 from edgehive.kit.memory import release_when_settled
+from edgehive.kit.ssl_contexts import server_context
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informer
@@ -144,7 +144,7 @@ async def _api_server(
         definitions=kubeedge_definitions(),
         extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet),),
     )
-    context = tls.server_context(
+    context = server_context(
         identity.server_certificate,
         identity.server_key,
         client_ca=identity.authority_file,

@@ -1,46 +1,27 @@
-"""Keys, certificates and SSL contexts: P-256 throughout, TLS 1.2 or later, the peer always verified.
+"""Keys and certificates: made, read and signed; P-256 throughout.
 
 Bytes in and out are DER or PEM as the name says; private keys are SEC1 ("EC PRIVATE KEY"), as the Go halves
-write them. Nothing here reads the clock: whoever signs says from when and how long.
+write them. Nothing here reads the clock: whoever signs says from when and how long. Processes that must stay
+small import `kit.keypair` and `kit.ssl_contexts` instead.
 """
 
 import hashlib
 import ipaddress
-import ssl
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edgehive.kit.keypair import KeyPair
+
 #: Go lets certificates begin at once; clocks of edges differ, so ours begin a little earlier.
 BACKDATE = timedelta(minutes=5)
 
 SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
-
-#: TLS 1.2 suites of the hub; all need an ECDSA key. TLS 1.3 is not affected.
-ECDSA_CIPHERS = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305"
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPair:
-    """A certificate (DER) and its private key (SEC1 DER)."""
-
-    certificate: bytes
-    key: bytes
-
-    @property
-    def certificate_pem(self) -> bytes:
-        return certificate_pem(self.certificate)
-
-    @property
-    def key_pem(self) -> bytes:
-        return key_pem(self.key)
 
 
 def new_key() -> bytes:
@@ -56,22 +37,17 @@ def load_key(der: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
+def sec1(der: bytes) -> bytes:
+    """Any EC key in DER as SEC1 DER; raises ValueError."""
+    return _dump_key(load_key(der))
+
+
 def key_from_pem(pem: bytes) -> bytes:
     """PEM to SEC1 DER; raises ValueError."""
     key = serialization.load_pem_private_key(pem, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ValueError("the private key is not an elliptic-curve key; P-256 is needed")
     return _dump_key(key)
-
-
-def key_pem(der: bytes) -> bytes:
-    return load_key(der).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-    )
-
-
-def certificate_pem(der: bytes) -> bytes:
-    return ssl.DER_cert_to_PEM_cert(der).encode()
 
 
 def certificate_from_pem(pem: bytes) -> bytes:
@@ -118,6 +94,40 @@ def request(
     return signed.public_bytes(serialization.Encoding.DER)
 
 
+class Issuer:
+    """Signs with one CA, whose certificate and key are read once."""
+
+    def __init__(self, ca: KeyPair) -> None:
+        self._key = load_key(ca.key)
+        self._name = x509.load_der_x509_certificate(ca.certificate).subject
+        self._identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+
+    def issue(
+        self,
+        public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+        *,
+        common_name: str,
+        organizations: Iterable[str] = (),
+        names: Iterable[str] = (),
+        usages: Sequence[x509.ObjectIdentifier] = (CLIENT_AUTH,),
+        now: datetime,
+        lifetime: timedelta,
+    ) -> bytes:
+        """A certificate, DER; `names` are DNS names and IP addresses."""
+        subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization) for organization in organizations]
+        subject.append(x509.NameAttribute(NameOID.COMMON_NAME, common_name))
+        builder = (
+            _builder(x509.Name(subject), self._name, public_key, now, lifetime, None)
+            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
+            .add_extension(self._identifier, critical=False)
+        )
+        alternatives = [alternative_name(name) for name in names if name]
+        if alternatives:
+            builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        return _der(builder.sign(self._key, hashes.SHA256()))
+
+
 def issue(
     ca: KeyPair,
     *,
@@ -129,25 +139,19 @@ def issue(
     now: datetime,
     lifetime: timedelta,
 ) -> KeyPair:
-    """A certificate signed by `ca`; `names` are DNS names and IP addresses. Without `public_key` a key is made too."""
+    """A certificate signed by `ca`. Without `public_key` a key is made too."""
     key = None if public_key is not None else ec.generate_private_key(ec.SECP256R1())
     public = public_key if key is None else key.public_key()
     assert public is not None
-    authority = x509.load_der_x509_certificate(ca.certificate)
-    subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization) for organization in organizations]
-    subject.append(x509.NameAttribute(NameOID.COMMON_NAME, common_name))
-    builder = (
-        _builder(x509.Name(subject), authority.subject, public, now, lifetime, None)
-        .add_extension(_key_usage(ca=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(load_key(ca.key).public_key()), critical=False
-        )
+    certificate = Issuer(ca).issue(
+        public,
+        common_name=common_name,
+        organizations=organizations,
+        names=names,
+        usages=usages,
+        now=now,
+        lifetime=lifetime,
     )
-    alternatives = [alternative_name(name) for name in names if name]
-    if alternatives:
-        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-    certificate = _der(builder.sign(load_key(ca.key), hashes.SHA256()))
     return KeyPair(certificate, _dump_key(key) if key is not None else b"")
 
 
@@ -157,34 +161,6 @@ def alternative_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def server_context(
-    certificate: Path, key: Path, *, client_ca: Path | None = None, client_certificate: str = "required"
-) -> ssl.SSLContext:
-    """A server's context. With `client_ca` the client's certificate is verified: "required" or "optional"."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    if client_ca is not None:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED if client_certificate == "required" else ssl.CERT_OPTIONAL
-    return context
-
-
-def client_context(
-    ca: Path | str | bytes, *, certificate: Path | None = None, key: Path | None = None
-) -> ssl.SSLContext:
-    """A client's context that trusts `ca` alone (a path, or PEM/DER content); host names are checked."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if isinstance(ca, Path):
-        context.load_verify_locations(cafile=ca)
-    else:
-        context.load_verify_locations(cadata=ca)
-    if certificate is not None:
-        context.load_cert_chain(certificate, key)
-    return context
 
 
 def subject_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> tuple[str, tuple[str, ...]]:

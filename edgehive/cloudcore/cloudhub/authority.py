@@ -1,52 +1,38 @@
 """The hub's certificate authority: its CA, its server certificate and the join tokens, shared through Secrets.
 
-Local PEM files come first, then the Secrets in namespace kubeedge, then new material. Secrets are written
-create-only: of several cloudcores that start at once one makes the CA and the others read it. Nothing here
-listens; `join` serves what is signed here.
+Local PEM files come first, then the Secrets in namespace kubeedge, then new material. The server certificate is
+replaced while it is served, as soon as it does not fit the advertised addresses any more. Keys are computed with in
+a process apart (`signer`); nothing here listens: `join` serves what is signed here.
 
 Go: cloud/pkg/cloudhub/servers/httpserver/{ca,secret}.go, pkg/security
 """
 
-import base64
 import logging
+import os
+import ssl
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
-from edgehive.api.core import Secret
-from edgehive.api.registry import NAMESPACES, SECRETS
-from edgehive.kit import tls
+from edgehive.cloudcore.cloudhub import questions, shared_secrets
+from edgehive.cloudcore.cloudhub.shared_secrets import AuthorityChanged, AuthorityError, PairSecret
+from edgehive.cloudcore.cloudhub.signer import Signer
 from edgehive.kit.clock import Clock
-from edgehive.kit.tls import KeyPair
-from edgehive.kube.client import Client, PatchType
-from edgehive.kube.errors import AlreadyExists, NotFound
+from edgehive.kit.keypair import KeyPair, certificate_pem
+from edgehive.kit.ssl_contexts import server_context
+from edgehive.kube.client import Client
 from edgehive.wire import join
-from edgehive.wire.link import JoinRefused
 
 log = logging.getLogger("edgehive.cloudhub")
-
-NAMESPACE = "kubeedge"
-CA_SECRET, CA_KEYS = "casecret", ("cadata", "cakeydata")
-SERVER_SECRET, SERVER_KEYS = "cloudcoresecret", ("cloudcoredata", "cloudcorekeydata")
-TOKEN_SECRET, TOKEN_KEY = "tokensecret", "tokendata"
 
 CA_NAME = "KubeEdge"
 CA_SERIAL = 1024
 #: A hundred years, as the Go cloud has it.
 LIFETIME = timedelta(days=364 * 100)
-
-
-class AuthorityError(Exception):
-    """The certificates at hand cannot be used; the text says which and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,63 +47,142 @@ class TlsFiles:
 class Authority:
     """CA and server certificate of this cloud. `load` builds it."""
 
-    def __init__(self, client: Client, clock: Clock, config: HubConfig, ca: KeyPair, server: KeyPair) -> None:
+    def __init__(
+        self, client: Client, clock: Clock, config: HubConfig, signer: Signer, ca: KeyPair, server: KeyPair
+    ) -> None:
         self.ca = ca
         self.server = server
         self._client = client
         self._clock = clock
         self._config = config
+        self._signer = signer
+        self._contexts: list[ssl.SSLContext] = []
+        #: What `server` was last found good for: the names, and the state of the local files.
+        self._judged: object = None
 
     @classmethod
-    async def load(cls, client: Client, clock: Clock, config: HubConfig) -> "Authority":
+    async def load(cls, client: Client, clock: Clock, config: HubConfig, signer: Signer) -> "Authority":
         """Find or make everything; raises AuthorityError, or ApiError while the API is away."""
-        ca = _local_pair(config.tls_ca_file, config.tls_ca_key_file, "CA")
+        ca = await _local_pair(signer, config.tls_ca_file, config.tls_ca_key_file, "CA")
         if ca is None:
-            ca = await _shared_pair(client, CA_SECRET, CA_KEYS, _new_ca(clock))
+            ca = await _shared_ca(client, clock, signer)
         else:
-            await _write_secret(client, CA_SECRET, dict(zip(CA_KEYS, (ca.certificate, ca.key), strict=True)))
-        _demand_key_fits(ca, "CA")
-        server = _local_pair(config.tls_cert_file, config.tls_private_key_file, "server")
-        server = server or await _server_pair(client, clock, config, ca)
-        return cls(client, clock, config, ca, server)
+            await shared_secrets.write(client, shared_secrets.CA.name, shared_secrets.CA.data(ca))
+        authority = cls(client, clock, config, signer, ca, KeyPair(b"", b""))
+        await authority.refresh_server(config)
+        return authority
 
     async def check_shared(self) -> None:
-        """Raise AuthorityError when the stored CA is no longer the one this process signs with."""
-        stored = await _read_pair(self._client, CA_SECRET, CA_KEYS)
-        if stored is not None and stored.certificate != self.ca.certificate:
-            raise AuthorityError(f"Secret {NAMESPACE}/{CA_SECRET} holds another CA than this cloudcore runs with")
+        """Raise AuthorityChanged when the stored CA is not the one this process signs with; restore a lost one."""
+        stored = await shared_secrets.read_pair(self._client, shared_secrets.CA)
+        if stored is None:
+            await shared_secrets.create_pair(self._client, shared_secrets.CA, self.ca)
+        elif stored.pair.certificate != self.ca.certificate:
+            where = f"{shared_secrets.NAMESPACE}/{shared_secrets.CA.name}"
+            raise AuthorityChanged(f"Secret {where} holds another CA than this cloudcore runs with")
+
+    # Tokens
 
     async def renew_token(self) -> join.Token:
         """Mint a join token and store it; older ones stay good until they expire."""
         expires = self._clock.now() + timedelta(hours=2 * self._config.token_refresh_duration)
         token = join.make_token(self.ca.certificate, self.ca.key, expires)
-        await _write_secret(self._client, TOKEN_SECRET, {TOKEN_KEY: str(token).encode()})
+        await shared_secrets.write(
+            self._client, shared_secrets.TOKEN_SECRET, {shared_secrets.TOKEN_KEY: str(token).encode()}
+        )
         return token
-
-    def sign(self, request_der: bytes, node: str, usages: Sequence[int]) -> bytes:
-        """A node's certificate, DER; raises ValueError for a request that is none, JoinRefused for another's."""
-        request = x509.load_der_x509_csr(request_der)
-        if not request.is_signature_valid:
-            raise ValueError("the certificate request is not signed by the key it asks for")
-        common_name, organizations = tls.subject_of(request)
-        join.verify_subject(common_name, organizations, node)
-        public_key = request.public_key()
-        if not isinstance(public_key, EllipticCurvePublicKey):
-            raise ValueError("the certificate request is not for an elliptic-curve key; make a P-256 key")
-        return tls.issue(
-            self.ca,
-            public_key=public_key,
-            common_name=common_name,
-            organizations=organizations,
-            names=_alternative_names(request),
-            usages=[x509.ObjectIdentifier(join.EXTENDED_KEY_USAGE_OIDS[usage]) for usage in usages],
-            now=self._clock.now(),
-            lifetime=timedelta(days=self._config.edge_cert_signing_duration),
-        ).certificate
 
     def verify_token(self, authorization: str | None) -> None:
         """Raise JoinRefused unless the Authorization header holds a join token of ours."""
         join.verify_bearer(join.bearer_of(authorization), self.ca.key, self._clock.now())
+
+    # Certificates of nodes
+
+    async def sign(self, request: bytes, node: str, usages: Sequence[int]) -> bytes:
+        """A node's certificate, DER; raises ValueError for a request that is none, JoinRefused for another's."""
+        answer = await self._signer.ask(
+            questions.SignRequest(
+                authority=self.ca,
+                request=request,
+                node=node,
+                usages=list(usages),
+                now=self._clock.now(),
+                lifetime=timedelta(days=self._config.edge_cert_signing_duration),
+            )
+        )
+        return answer.certificate
+
+    # The server's certificate
+
+    async def refresh_server(self, config: HubConfig) -> bool:
+        """Serve what fits the configuration as it is now; True when that is another certificate than before.
+
+        The own one is kept while it fits, whatever others have stored: replicas may advertise different addresses.
+        """
+        server = await self._fitting_server(config)
+        if server == self.server:
+            return False
+        self.server = server
+        for context in self._contexts:
+            with self.files() as files:
+                context.load_cert_chain(files.certificate, files.key)
+        return True
+
+    async def _fitting_server(self, config: HubConfig) -> KeyPair:
+        names = [name for name in (*config.dns_names, *config.advertise_address) if name]
+        files = (config.tls_cert_file, config.tls_private_key_file)
+        state = (names, [_stamp(file) for file in files])
+        if state == self._judged:
+            return self.server
+        local = await _local_pair(self._signer, *files, "server")
+        server = local or self.server
+        flaw = await self._flaw(server, names) if server.certificate else "is missing"
+        if local and flaw:
+            log.warning("nodes may refuse this cloud: the certificate in %s %s", config.tls_cert_file, flaw)
+        elif flaw:
+            server = await self._shared_server(names)
+        self._judged = state
+        return server
+
+    async def _shared_server(self, names: list[str]) -> KeyPair:
+        """The stored one while it is good for every name, else a new one."""
+        secret = shared_secrets.SERVER
+        fresh: KeyPair | None = None
+        while True:
+            stored = await shared_secrets.read_pair(self._client, secret)
+            flaw = await self._flaw(stored.pair, names) if stored else "is missing"
+            if stored and not flaw:
+                return stored.pair
+            fresh = fresh or await self._new_server(names)
+            if stored is None:
+                written = await shared_secrets.create_pair(self._client, secret, fresh)
+            else:
+                log.warning("making a new server certificate: the stored one %s", flaw)
+                written = await shared_secrets.replace_pair(self._client, secret, fresh, stored.resource_version)
+            if written:
+                return fresh
+
+    async def _new_server(self, names: list[str]) -> KeyPair:
+        question = questions.NewServer(self.ca, CA_NAME, names, self._clock.now(), LIFETIME)
+        return (await self._signer.ask(question)).pair
+
+    async def _flaw(self, pair: KeyPair, names: list[str]) -> str:
+        try:
+            await self._signer.ask(questions.JudgeServer(self.ca, pair, names, self._clock.now()))
+        except ValueError as flaw:
+            return str(flaw)
+        return ""
+
+    # For TLS
+
+    def context(self, *, client_certificate: str) -> ssl.SSLContext:
+        """A server's context that always shows the present certificate; a client's is "required" or "optional"."""
+        with self.files() as files:
+            context = server_context(
+                files.certificate, files.key, client_ca=files.ca, client_certificate=client_certificate
+            )
+        self._contexts.append(context)
+        return context
 
     @contextmanager
     def files(self) -> Iterator[TlsFiles]:
@@ -127,68 +192,38 @@ class Authority:
             files.key.touch(mode=0o600)
             files.key.write_bytes(self.server.key_pem)
             files.certificate.write_bytes(self.server.certificate_pem)
-            files.ca.write_bytes(tls.certificate_pem(self.ca.certificate))
+            files.ca.write_bytes(certificate_pem(self.ca.certificate))
             yield files
 
 
-def _new_ca(clock: Clock) -> KeyPair:
-    return tls.self_signed_ca(CA_NAME, clock.now(), LIFETIME, serial=CA_SERIAL)
+async def _shared_ca(client: Client, clock: Clock, signer: Signer) -> KeyPair:
+    """The stored CA; a new one becomes it when there is none and nobody else is quicker."""
+    while (stored := await shared_secrets.read_pair(client, shared_secrets.CA)) is None:
+        question = questions.NewAuthority(CA_NAME, CA_SERIAL, clock.now(), LIFETIME)
+        fresh = (await signer.ask(question)).pair
+        if await shared_secrets.create_pair(client, shared_secrets.CA, fresh):
+            return fresh
+    return await _readable(signer, stored.pair, shared_secrets.CA)
 
 
-def _alternative_names(request: x509.CertificateSigningRequest) -> list[str]:
+async def _readable(signer: Signer, pair: KeyPair, secret: PairSecret) -> KeyPair:
     try:
-        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return [
-        *names.get_values_for_type(x509.DNSName),
-        *(str(address) for address in names.get_values_for_type(x509.IPAddress)),
-    ]
+        return (await signer.ask(questions.ReadPair(pair))).pair
+    except ValueError as error:
+        where = f"Secret {shared_secrets.NAMESPACE}/{secret.name}"
+        raise AuthorityError(f"the CA in {where} cannot be used: {error}; restore it, or delete it to renew") from error
 
 
-# The server's certificate
-
-
-async def _server_pair(client: Client, clock: Clock, config: HubConfig, ca: KeyPair) -> KeyPair:
-    """The stored one while it is good for every advertised address, else a new one."""
-    names = [name for name in (*config.dns_names, *config.advertise_address) if name]
-    fresh = tls.issue(
-        ca,
-        common_name=CA_NAME,
-        organizations=(CA_NAME,),
-        names=names,
-        usages=(tls.SERVER_AUTH,),
-        now=clock.now(),
-        lifetime=LIFETIME,
-    )
-    stored = await _shared_pair(client, SERVER_SECRET, SERVER_KEYS, fresh)
-    if flaw := _server_flaw(stored, ca, names, clock):
-        log.warning("making a new server certificate: the stored one %s", flaw)
-        await _write_secret(client, SERVER_SECRET, dict(zip(SERVER_KEYS, (fresh.certificate, fresh.key), strict=True)))
-        return fresh
-    return stored
-
-
-def _server_flaw(pair: KeyPair, ca: KeyPair, names: Sequence[str], clock: Clock) -> str:
-    certificate = x509.load_der_x509_certificate(pair.certificate)
+def _stamp(file: str) -> tuple[int, int, int] | None:
+    """What tells one version of a file from another."""
     try:
-        certificate.verify_directly_issued_by(x509.load_der_x509_certificate(ca.certificate))
-    except (ValueError, TypeError, InvalidSignature):
-        return "is not signed by the CA"
-    if certificate.not_valid_after_utc <= clock.now():
-        return "has expired"
-    try:
-        present = set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        present = set()
-    missing = [name for name in names if tls.alternative_name(name) not in present]
-    return f"is not for {', '.join(missing)}" if missing else ""
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-# Local files
-
-
-def _local_pair(certificate: str, key: str, what: str) -> KeyPair | None:
+async def _local_pair(signer: Signer, certificate: str, key: str, what: str) -> KeyPair | None:
     """The pair in the configured files, None when both are absent."""
     paths = (Path(certificate), Path(key))
     present = [path for path in paths if str(path) not in ("", ".") and path.is_file()]
@@ -198,84 +233,10 @@ def _local_pair(certificate: str, key: str, what: str) -> KeyPair | None:
         missing = next(path for path in paths if path not in present)
         raise AuthorityError(f"{present[0]} is there but {missing} is not: the {what} needs both or neither")
     try:
-        pair = KeyPair(tls.certificate_from_pem(paths[0].read_bytes()), tls.key_from_pem(paths[1].read_bytes()))
+        question = questions.ReadPem(paths[0].read_bytes(), paths[1].read_bytes())
+        return (await signer.ask(question)).pair
     except (OSError, ValueError) as error:
         raise AuthorityError(f"the {what} in {paths[0]} and {paths[1]} cannot be read: {error}") from error
-    _demand_key_fits(pair, what)
-    return pair
 
 
-def _demand_key_fits(pair: KeyPair, what: str) -> None:
-    try:
-        fits = x509.load_der_x509_certificate(pair.certificate).public_key() == tls.load_key(pair.key).public_key()
-    except ValueError as error:
-        raise AuthorityError(f"the {what} certificate or key cannot be read: {error}") from error
-    if not fits:
-        raise AuthorityError(f"the {what} certificate and its private key do not belong together")
-
-
-# Secrets
-
-
-async def _shared_pair(client: Client, name: str, keys: tuple[str, str], fresh: KeyPair) -> KeyPair:
-    """The stored pair; `fresh` becomes it when there is none and nobody else was quicker."""
-    stored = await _read_pair(client, name, keys)
-    if stored is not None:
-        return stored
-    try:
-        await _create_secret(client, name, dict(zip(keys, (fresh.certificate, fresh.key), strict=True)))
-    except AlreadyExists:
-        stored = await _read_pair(client, name, keys)
-        if stored is None:
-            raise AuthorityError(f"Secret {NAMESPACE}/{name} comes and goes: two programs write it") from None
-        return stored
-    return fresh
-
-
-async def _read_pair(client: Client, name: str, keys: tuple[str, str]) -> KeyPair | None:
-    try:
-        data = (await client.get(SECRETS, name, NAMESPACE)).read(Secret).data or {}
-    except NotFound:
-        return None
-    if any(not data.get(key) for key in keys):
-        raise AuthorityError(f"Secret {NAMESPACE}/{name} lacks {' or '.join(keys)}: restore it, or delete it to renew")
-    return KeyPair(data[keys[0]], data[keys[1]])
-
-
-def _secret(name: str, data: Mapping[str, bytes]) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "type": "Opaque",
-        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
-    }
-
-
-async def _create_secret(client: Client, name: str, data: Mapping[str, bytes]) -> None:
-    try:
-        await client.create(SECRETS, _secret(name, data), NAMESPACE)
-    except NotFound:
-        await _ensure_namespace(client)
-        await client.create(SECRETS, _secret(name, data), NAMESPACE)
-
-
-async def _write_secret(client: Client, name: str, data: Mapping[str, bytes]) -> None:
-    patch = {"data": _secret(name, data)["data"]}
-    try:
-        await client.patch(SECRETS, name, patch, NAMESPACE, type=PatchType.MERGE)
-    except NotFound:
-        try:
-            await _create_secret(client, name, data)
-        except AlreadyExists:
-            await client.patch(SECRETS, name, patch, NAMESPACE, type=PatchType.MERGE)
-
-
-async def _ensure_namespace(client: Client) -> None:
-    try:
-        await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    except AlreadyExists:
-        return
-
-
-__all__ = ["Authority", "AuthorityError", "JoinRefused", "TlsFiles"]
+__all__ = ["Authority", "AuthorityChanged", "AuthorityError", "TlsFiles"]

@@ -12,21 +12,17 @@ from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from edgehive.api.registry import NODES
 from edgehive.beehive.bus import MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
 from edgehive.cloudcore.cloudhub import authz, dispatch
-from edgehive.cloudcore.cloudhub.authority import Authority
-from edgehive.cloudcore.cloudhub.join import join_door
+from edgehive.cloudcore.cloudhub.doors import open_doors
 from edgehive.cloudcore.cloudhub.outbox import Parcel
 from edgehive.cloudcore.cloudhub.ownership import Ownership
-from edgehive.cloudcore.cloudhub.servers import websocket_acceptor
 from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.deps import CloudDeps
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.kit.clock import unix_millis
-from edgehive.kube.errors import ApiError, NotFound
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.link import Link
 from edgehive.wire.names import CloudModule, Operation, Source
@@ -76,7 +72,7 @@ class CloudHub:
             await self._ownership.wait_synced()
             acceptors = self._deps.acceptors
             if acceptors is None:
-                acceptors = await self._open_doors(doors)
+                acceptors = await doors.enter_async_context(open_doors(self._deps, group, self._metrics.links))
             for acceptor in acceptors:
                 await doors.enter_async_context(acceptor)
                 group.create_task(self._accept(acceptor), name="accept nodes")
@@ -85,39 +81,6 @@ class CloudHub:
             ready()
             async for message in self._mailbox:
                 self._downstream.dispatch(message)
-
-    # Doors
-
-    async def _open_doors(self, doors: AsyncExitStack) -> list[Acceptor]:
-        authority = await Authority.load(self._deps.client, self._deps.clock, self._config)
-        await authority.renew_token()
-        files = doors.enter_context(authority.files())
-        assert self._tasks is not None
-        self._tasks.create_task(self._renew_tokens(authority), name="join tokens")
-        if self._config.https.enable:
-            await doors.enter_async_context(join_door(self._config, authority, files, self._node_exists))
-        if not self._config.websocket.enable:
-            return []
-        door = websocket_acceptor(self._config, files, self._deps.clock, self._metrics.links)
-        acceptor, _ = await doors.enter_async_context(door)
-        return [acceptor]
-
-    async def _renew_tokens(self, authority: Authority) -> None:
-        while True:
-            await asyncio.sleep(self._config.token_refresh_duration * 3600)
-            try:
-                await authority.check_shared()
-                await authority.renew_token()
-            except ApiError as error:
-                # The present token is good for as long again.
-                log.warning("cannot renew the join token: %s", error)
-
-    async def _node_exists(self, name: str) -> bool:
-        try:
-            await self._deps.client.get(NODES, name)
-        except NotFound:
-            return False
-        return True
 
     # Sessions
 

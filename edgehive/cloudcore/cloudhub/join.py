@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
-from edgehive.cloudcore.cloudhub.authority import Authority, TlsFiles
+from edgehive.cloudcore.cloudhub.authority import Authority
+from edgehive.cloudcore.cloudhub.signer import SignerUnavailable
 from edgehive.kit.http import serve
-from edgehive.kit.tls import server_context
 from edgehive.wire import join
 from edgehive.wire.link import JoinRefused
 from edgehive.wire.ws import subject_of
@@ -30,12 +30,10 @@ FindNode = Callable[[str], Awaitable[bool]]
 
 
 @asynccontextmanager
-async def join_door(
-    config: HubConfig, authority: Authority, files: TlsFiles, find_node: FindNode
-) -> AsyncIterator[int]:
+async def join_door(config: HubConfig, authority: Authority, find_node: FindNode) -> AsyncIterator[int]:
     """Serve until left; gives the port."""
     # wire: asked for, not required: a joining node has none yet
-    context = server_context(files.certificate, files.key, client_ca=files.ca, client_certificate="optional")
+    context = authority.context(client_certificate="optional")
     app = application(authority, find_node)
     async with serve(app, host=config.https.address, port=config.https.port, ssl_context=context) as (host, port):
         log.info("nodes join at https://%s:%d", host, port)
@@ -78,10 +76,13 @@ async def _issue(request: web.Request, authority: Authority) -> web.Response:
         _authenticate(request, node, authority)
         usages = _usages(request)
         body = await _body(request)
-        certificate = authority.sign(body, node, usages)
+        certificate = await authority.sign(body, node, usages)
     except JoinRefused as refused:
         log.warning("no certificate for node %r at %s: %s", node, request.remote, refused)
         return web.Response(text=str(refused), status=401)
+    except SignerUnavailable as error:
+        log.error("no certificate for node %r at %s: %s", node, request.remote, error)
+        return web.Response(text=str(error), status=503)
     except ValueError as error:
         # wire: a request that cannot be signed is a 500; golden 32
         text = f"the certificate request of node {node!r} cannot be signed: {error}; send one PKCS#10 request in DER"

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
-from edgehive.cloudcore.cloudhub.authority import TlsFiles
+from edgehive.cloudcore.cloudhub.authority import Authority
 from edgehive.kit.clock import Clock
 from edgehive.kit.http import serve
-from edgehive.kit.tls import ECDSA_CIPHERS, server_context
+from edgehive.kit.ssl_contexts import ECDSA_CIPHERS
 from edgehive.wire import join
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.link import JoinRefused
@@ -26,7 +26,7 @@ log = logging.getLogger("edgehive.cloudhub")
 
 @asynccontextmanager
 async def websocket_acceptor(
-    config: HubConfig, files: TlsFiles, clock: Clock, metrics: LinkMetrics | None = None
+    config: HubConfig, authority: Authority, clock: Clock, metrics: LinkMetrics | None = None
 ) -> AsyncIterator[tuple[Acceptor, int]]:
     """Listen for nodes; gives the acceptor (not yet entered) and the port."""
     acceptor = Acceptor("the hub")
@@ -43,7 +43,7 @@ async def websocket_acceptor(
     app = web.Application()
     # wire: any path upgrades; identity comes from the header and the certificate
     app.router.add_get("/{path:.*}", handle)
-    context = server_context(files.certificate, files.key, client_ca=files.ca)
+    context = authority.context(client_certificate="required")
     context.set_ciphers(ECDSA_CIPHERS)
     listen = config.websocket
     async with serve(app, host=listen.address, port=listen.port, ssl_context=context) as (host, port):

@@ -51,13 +51,14 @@ def answer(question: dict[str, str]) -> dict[str, str]:
 
 def _made(node: str) -> dict[str, str]:
     from edgehive.kit import tls
+    from edgehive.kit.keypair import key_pem
     from edgehive.wire import join
 
     key = tls.new_key()
     request = tls.request(
         key, join.node_user(node), [join.NODES_GROUP], country="CN", state="Zhejiang", city="Hangzhou"
     )
-    return {"key": tls.key_pem(key).decode(), "request": base64.b64encode(request).decode()}
+    return {"key": key_pem(key).decode(), "request": base64.b64encode(request).decode()}
 
 
 def _fault(der: bytes, key: str, node: str) -> str:

@@ -21,6 +21,7 @@ from edgehive.edgesite.controllers.engine import ControllerDeps, Key, Source, ow
 from edgehive.edgesite.controllers.ownership import set_condition
 from edgehive.kit import tls
 from edgehive.kit.clock import rfc3339
+from edgehive.kit.keypair import KeyPair
 
 CLIENT = "kubernetes.io/kube-apiserver-client"
 KUBELET_CLIENT = "kubernetes.io/kube-apiserver-client-kubelet"
@@ -39,7 +40,7 @@ _ALLOWED = {
 class Certificates:
     name = "certificates"
 
-    def __init__(self, deps: ControllerDeps, ca: tls.KeyPair) -> None:
+    def __init__(self, deps: ControllerDeps, ca: KeyPair) -> None:
         self._deps = deps
         self._ca = ca
         self._requests = deps.informers.of(CERTIFICATE_SIGNING_REQUESTS)

@@ -18,7 +18,7 @@ from edgehive.edgesite.controllers.service_accounts import ServiceAccounts
 from edgehive.edgesite.controllers.services import Services
 from edgehive.edgesite.scheduler import Scheduler
 from edgehive.kit.clock import Clock
-from edgehive.kit.tls import KeyPair
+from edgehive.kit.keypair import KeyPair
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informers
 from edgehive.kube.recorder import Recorder

@@ -20,9 +20,10 @@ from edgehive.api.registry import SECRETS
 from edgehive.cloudcore.cloudhub.authority import Authority, AuthorityError
 from edgehive.cloudcore.cloudhub.join import join_door
 from edgehive.cloudcore.cloudhub.servers import websocket_acceptor
-from edgehive.kit import tls
+from edgehive.cloudcore.cloudhub.signer import Signer
+from edgehive.kit import ssl_contexts, tls
 from edgehive.kit.clock import SystemClock
-from edgehive.kit.tls import KeyPair
+from edgehive.kit.keypair import KeyPair, certificate_pem
 from edgehive.testing.cluster import Cluster
 from edgehive.wire import join, payloads
 from edgehive.wire.link import JoinRefused, LinkClosed
@@ -49,13 +50,13 @@ class Doors:
     folder: Path
 
     def client(self, pair: KeyPair | None = None) -> ssl.SSLContext:
-        ca = tls.certificate_pem(self.authority.ca.certificate).decode()
+        ca = certificate_pem(self.authority.ca.certificate).decode()
         if pair is None:
-            return tls.client_context(ca)
+            return ssl_contexts.client_context(ca)
         certificate, key = self.folder / "c.crt", self.folder / "c.key"
         certificate.write_bytes(pair.certificate_pem)
         key.write_bytes(pair.key_pem)
-        return tls.client_context(ca, certificate=certificate, key=key)
+        return ssl_contexts.client_context(ca, certificate=certificate, key=key)
 
     async def get(self, path: str, *, pair: KeyPair | None = None, body: bytes = b"", **headers: str):
         async with (
@@ -95,16 +96,15 @@ async def doors(folder: Path, **more: object) -> AsyncIterator[Doors]:
         return name == "n1"
 
     config = hub_config(folder, **more)
-    async with Cluster(clock=CLOCK) as cluster:
-        authority = await Authority.load(cluster.client(), CLOCK, config)
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
+        authority = await Authority.load(cluster.client(), CLOCK, config, signer)
         token = await authority.renew_token()
-        with authority.files() as files:
-            async with (
-                join_door(config, authority, files, found) as join_port,
-                websocket_acceptor(config, files, CLOCK) as (acceptor, hub_port),
-                acceptor,
-            ):
-                yield Doors(authority, token, join_port, hub_port, acceptor, folder)
+        async with (
+            join_door(config, authority, found) as join_port,
+            websocket_acceptor(config, authority, CLOCK) as (acceptor, hub_port),
+            acceptor,
+        ):
+            yield Doors(authority, token, join_port, hub_port, acceptor, folder)
 
 
 async def test_a_node_joins_with_the_token_renews_with_its_certificate_and_connects(tmp_path: Path) -> None:
@@ -227,20 +227,20 @@ async def test_a_node_cannot_connect_as_another_unless_authorization_only_watche
 
 
 async def test_cloudcores_that_start_together_make_one_ca(tmp_path: Path) -> None:
-    async with Cluster(clock=CLOCK) as cluster:
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
         config = hub_config(tmp_path)
-        many = await asyncio.gather(*(Authority.load(cluster.client(), CLOCK, config) for _ in range(5)))
+        many = await asyncio.gather(*(Authority.load(cluster.client(), CLOCK, config, signer) for _ in range(5)))
         assert len({authority.ca.certificate for authority in many}) == 1
         assert len({authority.server.certificate for authority in many}) == 1
-        later = await Authority.load(cluster.client(), CLOCK, config)
+        later = await Authority.load(cluster.client(), CLOCK, config, signer)
         assert later.server == many[0].server
         await later.check_shared()
 
 
 async def test_the_secrets_are_those_the_go_tools_read(tmp_path: Path) -> None:
-    async with Cluster(clock=CLOCK) as cluster:
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
         client = cluster.client()
-        authority = await Authority.load(client, CLOCK, hub_config(tmp_path))
+        authority = await Authority.load(client, CLOCK, hub_config(tmp_path), signer)
         token = await authority.renew_token()
 
         async def data(name: str) -> dict[str, bytes]:
@@ -257,10 +257,10 @@ async def test_the_secrets_are_those_the_go_tools_read(tmp_path: Path) -> None:
 
 
 async def test_an_address_that_is_added_later_gets_into_the_server_certificate(tmp_path: Path) -> None:
-    async with Cluster(clock=CLOCK) as cluster:
-        first = await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path))
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
+        first = await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path), signer)
         config = hub_config(tmp_path, advertiseAddress=["127.0.0.1", "10.9.8.7"], dnsNames=["cloud.example"])
-        second = await Authority.load(cluster.client(), CLOCK, config)
+        second = await Authority.load(cluster.client(), CLOCK, config, signer)
         assert second.ca == first.ca
         names = x509.load_der_x509_certificate(second.server.certificate).extensions.get_extension_for_class(
             x509.SubjectAlternativeName
@@ -269,7 +269,7 @@ async def test_an_address_that_is_added_later_gets_into_the_server_certificate(t
 
 
 async def test_half_a_pair_of_files_is_refused(tmp_path: Path) -> None:
-    async with Cluster(clock=CLOCK) as cluster:
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
         (tmp_path / "tlsCAFile").write_bytes(b"")
         with pytest.raises(AuthorityError, match="needs both or neither"):
-            await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path))
+            await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path), signer)

@@ -12,8 +12,9 @@ import yaml
 
 from edgehive.api.core import Secret
 from edgehive.api.registry import PODS, SECRETS
-from edgehive.kit import tls
+from edgehive.kit import ssl_contexts, tls
 from edgehive.kit.clock import SystemClock
+from edgehive.kit.keypair import KeyPair, certificate_pem
 from edgehive.kube.errors import NotFound
 from edgehive.kube.server.identity import MASTERS, User
 from edgehive.testing.cloud import EDGE_LABEL, ScriptedEdge, content_of
@@ -96,19 +97,19 @@ async def test_cloudcore_as_a_process(tmp_path: Path) -> None:
                     assert "edgehive_hub_sessions" in await response.text()
                 ca = (await client.get(SECRETS, "casecret", "kubeedge")).read(Secret).data["cadata"]
                 join.verify_ca(ca, token)
-                trust = tls.certificate_pem(ca).decode()
+                trust = certificate_pem(ca).decode()
                 key = tls.new_key()
                 async with session.get(
                     f"https://127.0.0.1:{https}/edge.crt",
                     data=tls.request(key, "system:node:n1", ["system:nodes"]),
                     headers={"NodeName": "n1", "Authorization": f"Bearer {token.bearer}"},
-                    ssl=tls.client_context(trust),
+                    ssl=ssl_contexts.client_context(trust),
                 ) as response:
                     assert response.status == 200
-                    pair = tls.KeyPair(await response.read(), key)
+                    pair = KeyPair(await response.read(), key)
             (tmp_path / "n.crt").write_bytes(pair.certificate_pem)
             (tmp_path / "n.key").write_bytes(pair.key_pem)
-            context = tls.client_context(trust, certificate=tmp_path / "n.crt", key=tmp_path / "n.key")
+            context = ssl_contexts.client_context(trust, certificate=tmp_path / "n.crt", key=tmp_path / "n.key")
             edge = ScriptedEdge("n1", await connect(f"wss://127.0.0.1:{hub}", node="n1", ssl_context=context))
             await edge.keepalive()
             node = {"metadata": {"name": "n1", "labels": {EDGE_LABEL: ""}}}

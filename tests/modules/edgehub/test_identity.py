@@ -14,6 +14,7 @@ from edgehive.api.config.cloudcore import CloudHub
 from edgehive.api.config.edgecore import EdgeHub, EdgeHubTransport
 from edgehive.cloudcore.cloudhub.authority import Authority
 from edgehive.cloudcore.cloudhub.join import application
+from edgehive.cloudcore.cloudhub.signer import Signer
 from edgehive.edgecore.edgehub import identity as identities
 from edgehive.edgecore.edgehub.identity import Identity
 from edgehive.kit import tls
@@ -48,7 +49,8 @@ async def cloud_at(*names: str, app: web.Application | None = None) -> AsyncIter
         ca, common_name="KubeEdge", organizations=["KubeEdge"], names=names, usages=[tls.SERVER_AUTH], now=now,
         lifetime=365 * DAY,
     )  # fmt: skip
-    authority = Authority(None, SystemClock(), CloudHub(advertise_address=["127.0.0.1"]), ca, server)
+    signer = Signer()
+    authority = Authority(None, SystemClock(), CloudHub(advertise_address=["127.0.0.1"]), signer, ca, server)
 
     async def find(_: str) -> bool:
         return True
@@ -56,15 +58,15 @@ async def cloud_at(*names: str, app: web.Application | None = None) -> AsyncIter
     acceptor = Acceptor("the hub")
     hub_app = web.Application()
     hub_app.router.add_get("/{path:.*}", handler(acceptor))
-    with authority.files() as files:
-        joining = tls.server_context(files.certificate, files.key, client_ca=files.ca, client_certificate="optional")
-        linking = tls.server_context(files.certificate, files.key, client_ca=files.ca)
-        async with (
-            serve(app or application(authority, find), host="127.0.0.1", port=0, ssl_context=joining) as (_, port),
-            serve(hub_app, host="127.0.0.1", port=0, ssl_context=linking) as (_, hub_port),
-            acceptor,
-        ):
-            yield Cloud(authority, f"https://127.0.0.1:{port}", f"127.0.0.1:{hub_port}", acceptor)
+    joining = authority.context(client_certificate="optional")
+    linking = authority.context(client_certificate="required")
+    async with (
+        signer,
+        serve(app or application(authority, find), host="127.0.0.1", port=0, ssl_context=joining) as (_, port),
+        serve(hub_app, host="127.0.0.1", port=0, ssl_context=linking) as (_, hub_port),
+        acceptor,
+    ):
+        yield Cloud(authority, f"https://127.0.0.1:{port}", f"127.0.0.1:{hub_port}", acceptor)
 
 
 @pytest.fixture

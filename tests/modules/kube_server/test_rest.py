@@ -12,6 +12,7 @@ import pytest
 from edgehive.api.registry import CONFIG_MAPS, PODS, SERVICE_ACCOUNTS
 from edgehive.kit import tls
 from edgehive.kit.clock import SystemClock
+from edgehive.kit.ssl_contexts import client_context, server_context
 from edgehive.kube.errors import Forbidden
 from edgehive.kube.server.app import ServerOptions
 from edgehive.kube.server.identity import User
@@ -170,10 +171,10 @@ async def test_client_certificates_name_user_and_groups(cluster: Cluster, tmp_pa
     for name, pair in (("ca", ca), ("server", server), ("admin", admin)):
         (tmp_path / f"{name}.crt").write_bytes(pair.certificate_pem)
         (tmp_path / f"{name}.key").write_bytes(pair.key_pem)
-    context = tls.server_context(tmp_path / "server.crt", tmp_path / "server.key", client_ca=tmp_path / "ca.crt",
-                                 client_certificate="optional")  # fmt: skip
-    known = tls.client_context(tmp_path / "ca.crt", certificate=tmp_path / "admin.crt", key=tmp_path / "admin.key")
-    unknown = tls.client_context(tmp_path / "ca.crt")
+    context = server_context(tmp_path / "server.crt", tmp_path / "server.key", client_ca=tmp_path / "ca.crt",
+                             client_certificate="optional")  # fmt: skip
+    known = client_context(tmp_path / "ca.crt", certificate=tmp_path / "admin.crt", key=tmp_path / "admin.key")
+    unknown = client_context(tmp_path / "ca.crt")
     static = {"secret": User("robot")}
     async with cluster.server.serve("127.0.0.1", 0, context, static_tokens=static) as (host, port):
         url = f"https://{host}:{port}"

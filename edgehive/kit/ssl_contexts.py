@@ -1,0 +1,38 @@
+"""SSL contexts: TLS 1.2 or later, the peer always verified.
+
+For every door and every dialler; keys and certificates themselves are made in `kit.tls`.
+"""
+
+import ssl
+from pathlib import Path
+
+#: TLS 1.2 suites of the hub; all need an ECDSA key. TLS 1.3 is not affected.
+ECDSA_CIPHERS = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305"
+
+
+def server_context(
+    certificate: Path, key: Path, *, client_ca: Path | None = None, client_certificate: str = "required"
+) -> ssl.SSLContext:
+    """A server's context. With `client_ca` the client's certificate is verified: "required" or "optional"."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED if client_certificate == "required" else ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(
+    ca: Path | str | bytes, *, certificate: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext:
+    """A client's context that trusts `ca` alone (a path, or PEM/DER content); host names are checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if isinstance(ca, Path):
+        context.load_verify_locations(cafile=ca)
+    else:
+        context.load_verify_locations(cadata=ca)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
