@@ -69,6 +69,7 @@ SECRETS = _core("Secret", "secrets", True)
 SERVICES = _core("Service", "services", True, "svc", categories=("all",), subresources=("status", "proxy"))
 ENDPOINTS = _core("Endpoints", "endpoints", True, "ep")
 EVENTS = _core("Event", "events", True, "ev")
+EVENTS_V1 = _row("events.k8s.io", "v1", "Event", "events", True, "ev")
 SERVICE_ACCOUNTS = _core("ServiceAccount", "serviceaccounts", True, "sa", subresources=("token",))
 PERSISTENT_VOLUMES = _core("PersistentVolume", "persistentvolumes", False, "pv", subresources=("status",))
 PERSISTENT_VOLUME_CLAIMS = _core(
@@ -187,7 +188,7 @@ BUILTIN: tuple[ApiResource, ...] = (
 )  # fmt: skip
 
 #: Further versions of built-in kinds; whoever follows every kind follows the one in BUILTIN.
-OTHER_VERSIONS: tuple[ApiResource, ...] = (HORIZONTAL_POD_AUTOSCALERS_V1,)
+OTHER_VERSIONS: tuple[ApiResource, ...] = (HORIZONTAL_POD_AUTOSCALERS_V1, EVENTS_V1)
 
 #: KubeEdge's kinds this code reads or writes.
 KUBEEDGE: tuple[ApiResource, ...] = (

@@ -233,3 +233,28 @@ async def test_a_definition_whose_schema_is_not_structural_is_refused(kubectl: K
     place = "spec.validation.openAPIV3Schema.properties[spec].properties[size].type"
     assert f"{place}: Required value: must not be empty for specified object fields" in refused
     await kubectl("get", "crd", "widgets.example.com", fails=True)
+
+
+EVENT = """
+apiVersion: events.k8s.io/v1
+kind: Event
+metadata: {name: web.1, namespace: default}
+regarding: {kind: Pod, name: web, namespace: default, apiVersion: v1}
+reason: Scaled
+note: Scaled it up
+type: Normal
+action: Scale
+eventTime: "2026-01-01T00:00:00.000000Z"
+reportingController: example.com/scaler
+reportingInstance: scaler-1
+"""
+
+
+async def test_events_in_both_forms(kubectl: Kubectl) -> None:
+    assert "event.events.k8s.io/web.1 created" in await kubectl("create", "-f", "-", stdin=EVENT)
+    for asked in (["get", "events"], ["get", "events.events.k8s.io"], ["events"], ["events", "--for=pod/web"]):
+        table = await kubectl(*asked)
+        assert table.split()[:6] == ["LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]
+        assert table.lower().split("\n")[1].split()[1:] == ["normal", "scaled", "pod/web", "scaled", "it", "up"]
+    assert await kubectl("get", "events.v1.events.k8s.io", "web.1", "-o", "jsonpath={.note}") == "Scaled it up"
+    assert await kubectl("get", "ev", "web.1", "-o", "jsonpath={.message}") == "Scaled it up"

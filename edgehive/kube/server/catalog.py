@@ -29,6 +29,15 @@ _UPSERT = frozenset({
 })  # fmt: skip
 
 
+#: Kinds of one group that are a view on those of another.
+_VIEWS = {"events.events.k8s.io": "events"}
+
+
+def _stored_as(resource: ApiResource) -> str:
+    name = qualified(resource.plural, resource.group)
+    return _VIEWS.get(name, name)
+
+
 class CustomVersion(Protocol):
     """What a CRD version adds to the rules: its schema, scale paths and printer columns."""
 
@@ -54,8 +63,8 @@ class Served:
 
     @property
     def storage(self) -> str:
-        """The store's name for it: the same for all versions."""
-        return qualified(self.resource.plural, self.resource.group)
+        """The store's name for it: the same for all versions and views."""
+        return _stored_as(self.resource)
 
     @property
     def has_status(self) -> bool:
@@ -64,7 +73,7 @@ class Served:
 
 def builtin(resource: ApiResource) -> Served:
     """A row served without a CRD."""
-    name = qualified(resource.plural, resource.group)
+    name = _stored_as(resource)
     return Served(
         resource,
         tracks_generation=name in _GENERATION or resource.group.endswith(".kubeedge.io"),

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from edgehive.api.meta import StatusCause, StatusDetails
+from edgehive.api.registry import EVENTS_V1
 from edgehive.kube import selectors
 from edgehive.kube.client import EventType
 from edgehive.kube.errors import BadRequest, Gone, Invalid, Timeout, invalid
-from edgehive.kube.selectors import SELECTABLE, FieldSelector, LabelSelector, SelectorError
+from edgehive.kube.selectors import SELECTABLE, FieldSelector, FieldTerm, LabelSelector, SelectorError
 from edgehive.kube.server.catalog import Served
+from edgehive.kube.server.event_views import core_path
 from edgehive.kube.server.options import Change, ListOptions
 from edgehive.kube.store import Event, Expired, Stored
 
@@ -102,11 +104,21 @@ def _field_selector(served: Served, text: str) -> FieldSelector:
         found = selectors.parse_fields(text)
     except SelectorError as error:
         raise BadRequest(str(error)) from error
+    if served.resource.group == EVENTS_V1.group:
+        found = FieldSelector(tuple(_core_term(served, term) for term in found.terms))
     known = SELECTABLE.get(served.storage, frozenset()) | set(served.custom.selectable if served.custom else ())
     for term in found.terms:
         if term.path not in ("metadata.name", "metadata.namespace") and term.path not in known:
             raise BadRequest(_unknown_field(served, term.path))
     return found
+
+
+def _core_term(served: Served, term: FieldTerm) -> FieldTerm:
+    """A term about the newer form of Events, about the stored one."""
+    path = core_path(term.path)
+    if not path:
+        raise BadRequest(_unknown_field(served, term.path))
+    return FieldTerm(path, term.equal, term.value)
 
 
 def _unknown_field(served: Served, path: str) -> str:

@@ -411,6 +411,10 @@ def _pod_template(obj: Json, _: datetime) -> list[Any]:
 _WIDE: Final = ("Containers*", "Images*", "Selector*")
 _REPLICAS: Final = ("Name", "Desired:integer", "Current:integer", "Ready:integer", "Age", *_WIDE)
 _CREATED: Final = Printer(("Name", "Created At"), _created)
+_EVENTS: Final = Printer(
+    ("Last Seen", "Type", "Reason", "Object", "Subobject*", "Source*", "Message", "First Seen*", "Count*", "Name*"),
+    _event,
+)
 _BINDINGS: Final = Printer(("Name", "Role", "Age", "Users*", "Groups*", "ServiceAccounts*"), _binding)
 
 #: By `plural.group`.
@@ -447,9 +451,9 @@ PRINTERS: Final[dict[str, Printer]] = {
     "ingresses.networking.k8s.io": Printer(("Name", "Class", "Hosts", "Address", "Ports", "Age"), _ingress),
     "ingressclasses.networking.k8s.io": Printer(("Name", "Controller", "Parameters", "Age"), _ingress_class),
     "networkpolicies.networking.k8s.io": Printer(("Name", "Pod-Selector", "Age"), _network_policy),
-    "events": Printer(
-        ("Last Seen", "Type", "Reason", "Object", "Subobject*", "Source*", "Message", "First Seen*", "Count*", "Name*"),
-        _event,
+    "events": _EVENTS,
+    "events.events.k8s.io": Printer(
+        _EVENTS.columns, lambda obj, now: _event(versions.converted("events", obj, "v1"), now)
     ),
     "configmaps": Printer(("Name", "Data", "Age"), _count_of("data", "binaryData")),
     "secrets": Printer(("Name", "Type", "Data", "Age"), _secret),

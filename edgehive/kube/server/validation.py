@@ -11,6 +11,7 @@ from typing import Any, Final
 from edgehive.api.meta import StatusCause
 from edgehive.api.registry import ApiResource
 from edgehive.kube.errors import qualified
+from edgehive.kube.server import event_views
 from edgehive.kube.server import field_errors as names
 from edgehive.kube.server.field_errors import FieldErrors
 from edgehive.kube.server.pod_validation import check_labels, check_pod_spec, check_pod_update, check_port
@@ -30,10 +31,9 @@ _NAME_RULES: Final = {
 
 def validate_create(resource: ApiResource, obj: Json) -> list[StatusCause]:
     """Every reason not to store this new object; none means it may be stored."""
-    errors = FieldErrors()
-    storage = qualified(resource.plural, resource.group)
-    _check_metadata(errors, storage, obj.get("metadata") or {})
-    check = _OBJECTS.get(storage)
+    errors, name = FieldErrors(), qualified(resource.plural, resource.group)
+    _check_state(errors, name, obj)
+    check = _CREATIONS.get(name)
     if check is not None:
         check(errors, obj)
     return errors.causes
@@ -41,12 +41,20 @@ def validate_create(resource: ApiResource, obj: Json) -> list[StatusCause]:
 
 def validate_update(resource: ApiResource, old: Json, new: Json) -> list[StatusCause]:
     """Every reason not to put `new` in the place of `old`."""
-    errors = FieldErrors()
-    errors.causes += validate_create(resource, new)
-    check = _UPDATES.get(qualified(resource.plural, resource.group))
+    errors, name = FieldErrors(), qualified(resource.plural, resource.group)
+    _check_state(errors, name, new)
+    check = _UPDATES.get(name)
     if check is not None:
         check(errors, old, new)
     return errors.causes
+
+
+def _check_state(errors: FieldErrors, name: str, obj: Json) -> None:
+    """What holds for every state of an object."""
+    _check_metadata(errors, name, obj.get("metadata") or {})
+    check = _OBJECTS.get(name)
+    if check is not None:
+        check(errors, obj)
 
 
 def _check_metadata(errors: FieldErrors, storage: str, metadata: Json) -> None:
@@ -291,6 +299,11 @@ _OBJECTS: Final[dict[str, Callable[[FieldErrors, Json], None]]] = {
     f"clusterroles.{_RBAC}": _role,
     "certificatesigningrequests.certificates.k8s.io": _signing_request,
     "storageclasses.storage.k8s.io": _storage_class,
+    "events": event_views.check_core,
+    "events.events.k8s.io": event_views.check_new,
+}
+_CREATIONS: Final[dict[str, Callable[[FieldErrors, Json], None]]] = {
+    "events.events.k8s.io": event_views.check_new_creation,
 }
 
 
@@ -375,5 +388,6 @@ _UPDATES: Final[dict[str, Callable[[FieldErrors, Json, Json], None]]] = {
     f"rolebindings.{_RBAC}": _binding_update,
     f"clusterrolebindings.{_RBAC}": _binding_update,
     "certificatesigningrequests.certificates.k8s.io": _fixed("spec"),
+    "events.events.k8s.io": event_views.check_new_update,
     "storageclasses.storage.k8s.io": _fixed("provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"),
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Built-in kinds served in two versions: the same stored object under either apiVersion. Pure.
 
-An object stays stored in the version it was last written in; whoever reads it gets the one they asked for.
-What autoscaling/v1 has no field for travels in annotations, so a write through it loses nothing.
+An autoscaler stays stored in the version it was last written in, an Event always in core/v1; whoever reads gets
+the version they asked for. What autoscaling/v1 has no field for travels in annotations, so a write through it
+loses nothing.
 
 Go: pkg/apis/autoscaling/v1/conversion.go (the annotations hold the v2 form here)
 """
@@ -10,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
+
+from edgehive.kube.server import event_views
 
 Json = dict[str, Any]
 
@@ -26,6 +29,12 @@ _SIMPLE: Final = {
     ("spec", "metrics"): ("targetCPUUtilizationPercentage", "target"),
     ("status", "currentMetrics"): ("currentCPUUtilizationPercentage", "current"),
 }
+
+
+def stored_form(storage: str, obj: Json) -> Json:
+    """The object as the store is to hold it."""
+    version = _STORED_AS.get(storage)
+    return obj if version is None or obj["apiVersion"] == version else converted(storage, obj, version)
 
 
 def converts(storage: str) -> bool:
@@ -91,4 +100,6 @@ def _to_v2(obj: Json, annotations: Json) -> None:
 
 _CONVERSIONS: Final[Mapping[str, Callable[[Json, str], None]]] = {
     "horizontalpodautoscalers.autoscaling": _autoscaler,
+    "events": event_views.convert,
 }
+_STORED_AS: Final = {"events": event_views.STORED}

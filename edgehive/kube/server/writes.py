@@ -25,7 +25,7 @@ from edgehive.kube.errors import (
     conflict,
     not_found,
 )
-from edgehive.kube.server import deletion, strategy
+from edgehive.kube.server import deletion, strategy, versions
 from edgehive.kube.server.admission import Admission, admit_all, check_namespace_deletion
 from edgehive.kube.server.deletion import Verdict
 from edgehive.kube.server.options import Call, DeleteOptions
@@ -94,7 +94,8 @@ class Writer:
         if call.dry_run:
             return Stored(key, 0, msgspec.json.encode(obj))
         try:
-            return await self._store.put(key, None, obj)
+            stored = await self._store.put(key, None, versions.stored_form(key.resource, obj))
+            return in_version(call.served, stored)
         except Stale as error:
             raise already_exists(row.plural, row.group, key.name) from error
 
@@ -167,6 +168,7 @@ class Writer:
     async def _write(self, call: Call, current: Stored, new: Json) -> Stored:
         if call.dry_run:
             return Stored(current.key, 0, msgspec.json.encode(new))
+        new = versions.stored_form(current.key.resource, new)
         if deletion.may_go(call.served.storage, new):
             return await self._store.remove(current.key, current, new)
         return await self._store.put(current.key, current, new)
@@ -212,9 +214,11 @@ class Writer:
             return Removal(current, gone=False)
         if call.dry_run:
             return Removal(Stored(current.key, 0, msgspec.json.encode(obj)), gone=verdict is Verdict.GONE)
+        last = versions.stored_form(current.key.resource, obj)
         if verdict is Verdict.GONE:
-            return Removal(await self._store.remove(current.key, current, obj), gone=True)
-        return Removal(await self._store.put(current.key, current, obj), gone=False)
+            gone = await self._store.remove(current.key, current, last)
+            return Removal(in_version(call.served, gone), gone=True)
+        return Removal(in_version(call.served, await self._store.put(current.key, current, last)), gone=False)
 
 
 def apply_patch(call: Call, kind: PatchType, old: Json, patch: Mapping[str, Any] | Sequence[Any]) -> Json:
