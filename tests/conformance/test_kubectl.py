@@ -257,4 +257,4 @@ async def test_events_in_both_forms(kubectl: Kubectl) -> None:
         assert table.split()[:6] == ["LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]
         assert table.lower().split("\n")[1].split()[1:] == ["normal", "scaled", "pod/web", "scaled", "it", "up"]
     assert await kubectl("get", "events.v1.events.k8s.io", "web.1", "-o", "jsonpath={.note}") == "Scaled it up"
-    assert await kubectl("get", "ev", "web.1", "-o", "jsonpath={.message}") == "Scaled it up"
+    assert await kubectl("get", "events", "web.1", "-o", "jsonpath={.message}") == "Scaled it up"
