@@ -135,6 +135,15 @@ class TwoHosts:
             return ""
         return base64.b64decode(secret["data"]["tokendata"]).decode()
 
+    def end_cloudcore(self, *, kill: bool = False) -> None:
+        half, self.cloudcore = self.cloudcore, None
+        _end(half, kill=kill)
+
+    def end_edgecore(self, *, kill: bool = False) -> None:
+        """Its containers run on."""
+        half, self.edgecore = self.edgecore, None
+        _end(half, kill=kill)
+
     def start_containerd(self) -> None:
         self.edge.run(sys.executable, "-m", "edgehive.testing.two_hosts", "start", str(self.data))
 
@@ -187,17 +196,22 @@ def two_hosts(say: Say, kubeconfig: Path | None = None, cast: Cast = Cast()) -> 
             say("a Kubernetes API server answers on the cloud host")
         undo.callback(_forget, hosts, _absent(hosts))
         hosts.start_cloudcore()
-        assert hosts.cloudcore is not None
-        undo.callback(hosts.cloudcore.stop)
+        undo.callback(hosts.end_cloudcore)
         say("cloudcore serves nodes on ports 10000 and 10002 of the cloud host")
         undo.callback(hosts.stop_containerd)
         hosts.start_containerd()
         say("containerd runs on the edge host, with the images the example needs")
         hosts.start_edgecore()
-        assert hosts.edgecore is not None
-        undo.callback(hosts.edgecore.stop)
+        undo.callback(hosts.end_edgecore)
         say(f"edgecore joined by token over TLS: node {NODE} is Ready")
         yield hosts
+
+
+def _end(half: Program | None, *, kill: bool) -> None:
+    if half is not None and kill:
+        half.kill()
+    elif half is not None:
+        half.stop()
 
 
 def _sweep(data: Path, *, keep_logs: bool) -> None:

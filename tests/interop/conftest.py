@@ -1,0 +1,50 @@
+"""Sets a pairing up once for all tests of it, and makes `pairings` importable for the tests beside it.
+
+With our own parts alone a pairing runs wherever containers run; the others need the Go programs (`EDGEHIVE_GO_PEERS`).
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgehive.edgesite.containerd import ContainerdUnavailable, preflight
+from edgehive.testing import stock
+from edgehive.testing.two_hosts import two_hosts
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pairings import PAIRINGS, Pairing
+
+
+@pytest.fixture(scope="package", params=PAIRINGS)
+def pairing(request: pytest.FixtureRequest) -> Iterator[Pairing]:
+    name: str = request.param
+    _needs(name)
+    said: list[str] = []
+    with two_hosts(said.append, cast=PAIRINGS[name]) as hosts:
+        found = Pairing(name, hosts)
+        found.until("the default service account", lambda: found.get("serviceaccount", "default"))
+        yield found
+
+
+def _needs(name: str) -> None:
+    """Skip where the machine cannot run the pairing; in CI containers have to be there."""
+    if name != "ours-alone":
+        try:
+            cast = PAIRINGS[name]
+            for program in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+                stock.program(program)
+            cast.cloudcore(), cast.edgecore()
+        except stock.StockMissing as error:
+            pytest.skip(str(error))
+    wrong = "" if shutil.which("kubectl") else "kubectl is needed"
+    try:
+        preflight()
+    except ContainerdUnavailable as error:
+        wrong = str(error)
+    if wrong:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(wrong)

@@ -1,0 +1,436 @@
+"""What users of KubeEdge count on, with either half replaced: joining, pods, configuration, tokens, volumes, cuts, restarts.
+
+Every test runs on every pairing there is; the node is deleted last. The wire.md items they show stand in brackets.
+"""
+
+import base64
+import json
+import sys
+from typing import Any
+
+import pytest
+from pairings import Manifest, Pairing, pod, ready
+
+from edgehive.testing.two_hosts import CLOUD, EDGE, NODE
+
+pytestmark = [pytest.mark.containerd, pytest.mark.kubectl, pytest.mark.timeout(300)]
+
+CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
+
+
+def config_map(name: str, **data: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": data}
+
+
+def secret(name: str, **data: str) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": "default"},
+        "stringData": data,
+    }
+
+
+def mounted(**volumes: Manifest) -> dict[str, Any]:
+    """Volumes by name, each mounted at /name."""
+    return {
+        "container": {"volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in volumes]},
+        "volumes": [{"name": name, **source} for name, source in volumes.items()],
+    }
+
+
+def containers(found: Manifest) -> list[tuple[str, int]]:
+    return [(item["containerID"], item["restartCount"]) for item in found["status"]["containerStatuses"]]
+
+
+# Joining
+
+
+def test_a_node_joins_by_token_and_looks_as_its_users_know_it(pairing: Pairing) -> None:
+    """[43, 44, 46] The role label, the address, the version and the four conditions."""
+    node = pairing.get("node", NODE)
+    assert node["metadata"]["labels"]["node-role.kubernetes.io/edge"] == ""
+    assert node["metadata"]["labels"]["kubernetes.io/hostname"] == NODE
+    assert "kubeedge" in node["status"]["nodeInfo"]["kubeletVersion"]
+    assert {"type": "InternalIP", "address": EDGE} in node["status"]["addresses"]
+    assert {item["type"] for item in node["status"]["conditions"]} >= set(CONDITIONS)
+    assert node["metadata"]["annotations"]
+
+
+def test_the_lease_of_the_node_is_renewed(pairing: Pairing) -> None:
+    def renewed() -> str:
+        lease = pairing.get("-n", "kube-node-lease", "lease", NODE)
+        return str(lease.get("spec", {}).get("renewTime", ""))
+
+    pairing.until("a lease", renewed)
+    first = renewed()
+    pairing.until("the lease to be renewed", lambda: renewed() > first)
+
+
+_ASK = """
+import http.client, ssl, sys, json
+order = json.load(sys.stdin)
+context = ssl.create_default_context(cafile=order["ca"])
+if order["certificate"]:
+    context.load_cert_chain(order["certificate"], order["key"])
+door = http.client.HTTPSConnection(order["host"], 10002, timeout=20, context=context)
+try:
+    door.request("GET", order["path"], body=bytes.fromhex(order["body"]), headers=order["headers"])
+    answer = door.getresponse()
+    print(json.dumps([answer.status, answer.read(1 << 20).hex()]))
+except (OSError, http.client.HTTPException) as error:
+    print(json.dumps([0, str(error).encode().hex()]))
+"""
+
+
+def ask(pairing: Pairing, node: str, *, token: str = "", certified: bool = False) -> tuple[int, bytes]:
+    """Ask the door for joining nodes for a certificate, from the edge host: (HTTP status or 0, body)."""
+    from edgehive.kit import tls
+
+    folder = pairing.hosts.data / "edge"
+    key = tls.new_key()
+    request = tls.request(key, f"system:node:{node}", organizations=("system:nodes",))
+    order = {
+        "host": CLOUD,
+        "path": "/edge.crt",
+        "ca": str(folder / "ca" / "rootCA.crt"),
+        "certificate": str(folder / "certs" / "server.crt") if certified else "",
+        "key": str(folder / "certs" / "server.key"),
+        "body": request.hex(),
+        "headers": {"NodeName": node, **({"Authorization": f"Bearer {token}"} if token else {})},
+    }
+    order_file = pairing.hosts.data / "order.json"
+    order_file.write_text(json.dumps(order))
+    answer = pairing.hosts.edge.run("bash", "-c", f'exec "$0" -c "$1" < {order_file}', sys.executable, _ASK)
+    status, body = json.loads(answer)
+    return status, bytes.fromhex(body)
+
+
+def bearer(pairing: Pairing) -> str:
+    return pairing.hosts.token().split(".", 1)[1]
+
+
+def test_a_certificate_is_issued_for_a_token(pairing: Pairing) -> None:
+    """[3, 5]"""
+    from cryptography import x509
+
+    status, body = ask(pairing, "another-edge", token=bearer(pairing))
+    assert status == 200, body
+    certificate = x509.load_der_x509_certificate(body)
+    assert certificate.subject.rfc4514_string().endswith("CN=system:node:another-edge") or (
+        "CN=system:node:another-edge" in certificate.subject.rfc4514_string()
+    )
+
+
+def test_a_certificate_is_renewed_with_the_one_before(pairing: Pairing) -> None:
+    """[6] For the same node only."""
+    assert ask(pairing, NODE, certified=True)[0] == 200
+    status, body = ask(pairing, "another-edge", certified=True)
+    assert status in (0, 401, 403), body
+
+
+def test_a_wrong_token_is_refused(pairing: Pairing) -> None:
+    """[4]"""
+    head, payload, signature = bearer(pairing).split(".")
+    for wrong in ("", f"{head}.{payload}.{signature[:-4]}AAAA", f"{head}.{payload}.", "one two"):
+        status, body = ask(pairing, "another-edge", token=wrong)
+        assert status == 401, (wrong, body)
+        assert b"token" in body
+
+
+# Pods
+
+
+def test_a_pod_comes_and_goes(pairing: Pairing) -> None:
+    pairing.apply(pod("plain"))
+    found = pairing.until_running("plain")
+    assert found["status"]["hostIP"] == EDGE
+    assert found["status"]["podIP"].startswith("10.89.77.")
+    assert found["status"]["phase"] == "Running"
+    pairing.kubectl("delete", "pod", "plain", "--wait=false")
+    pairing.until_gone("pod", "plain")
+
+
+def test_a_pod_ends_as_its_container_does(pairing: Pairing) -> None:
+    pairing.apply(
+        pod("good", "echo done", restartPolicy="Never"),
+        pod("bad", "exit 3", restartPolicy="Never"),
+        pod("again", "sleep 1; exit 4", restartPolicy="Always"),
+    )
+    pairing.until("phase Succeeded", lambda: pairing.get("pod", "good")["status"].get("phase") == "Succeeded")
+    pairing.until("phase Failed", lambda: pairing.get("pod", "bad")["status"].get("phase") == "Failed")
+    state = pairing.get("pod", "bad")["status"]["containerStatuses"][0]["state"]
+    assert state["terminated"]["exitCode"] == 3
+
+    def restarts() -> int:
+        statuses = pairing.get("pod", "again")["status"].get("containerStatuses")
+        return int(statuses[0]["restartCount"]) if statuses else 0
+
+    pairing.until("a restart", lambda: restarts() >= 1)
+    pairing.kubectl("delete", "pod", "good", "bad", "again", "--wait=false")
+    for name in ("good", "bad", "again"):
+        pairing.until_gone("pod", name)
+
+
+def test_configuration_reaches_environment_and_files_and_follows_changes(pairing: Pairing) -> None:
+    """[42, 54, 55]"""
+    pairing.apply(config_map("settings", colour="green"), secret("keys", door="1234"))
+    volumes = mounted(config={"configMap": {"name": "settings"}}, keys={"secret": {"secretName": "keys"}})
+    volumes["container"]["env"] = [
+        {"name": "COLOUR", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "colour"}}},
+        {"name": "DOOR", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "door"}}},
+    ]
+    pairing.apply(pod("configured", **volumes))
+    found = pairing.until_running("configured")
+    assert pairing.inside(found, "sh", "-c", "cat /config/colour /keys/door") == "green1234"
+    # Environment is that of the process, not of one started beside it.
+    assert pairing.inside(
+        found, "sh", "-c", "tr '\\0' '\\n' < /proc/1/environ | grep -E '^(COLOUR|DOOR)='"
+    ).split() in (
+        ["COLOUR=green", "DOOR=1234"],
+        ["DOOR=1234", "COLOUR=green"],
+    )
+    pairing.apply(config_map("settings", colour="blue"), secret("keys", door="5678"))
+    pairing.until(
+        "the change to reach the files",
+        lambda: pairing.inside(found, "sh", "-c", "cat /config/colour /keys/door") == "blue5678",
+        seconds=180,
+    )
+    pairing.kubectl("delete", "pod", "configured", "--wait=false")
+    pairing.until_gone("pod", "configured")
+
+
+def test_two_pods_that_ask_for_one_secret_at_once_both_start(pairing: Pairing) -> None:
+    """[78]"""
+    if pairing.cast.stock_cloudcore and pairing.cast.stock_edgecore:
+        pytest.skip("stock halves answer one of two identical questions; the other pod waits a minute")
+    pairing.apply(secret("shared", key="x"))
+    names = [f"twin-{number}" for number in range(4)]
+    pairing.apply(*(pod(name, **mounted(shared={"secret": {"secretName": "shared"}})) for name in names))
+    for name in names:
+        pairing.until_running(name, seconds=50)
+    pairing.kubectl("delete", "pod", *names, "--wait=false")
+    for name in names:
+        pairing.until_gone("pod", name)
+
+
+def test_a_pod_waits_for_its_missing_config_map(pairing: Pairing) -> None:
+    """[51, 79] Nothing is mounted in its stead."""
+    if pairing.cast.stock_edgecore:
+        pytest.skip("stock edgecore mounts the error it was answered")
+    pairing.apply(pod("patient", **mounted(late={"configMap": {"name": "late"}})))
+    pairing.until("the pod to wait", lambda: waiting(pairing.get("pod", "patient")))
+    assert not ready(pairing.get("pod", "patient"))
+    pairing.apply(config_map("late", now="here"))
+    found = pairing.until_running("patient", seconds=180)
+    assert pairing.inside(found, "cat", "/late/now") == "here"
+    pairing.kubectl("delete", "pod", "patient", "--wait=false")
+    pairing.until_gone("pod", "patient")
+
+
+def waiting(found: Manifest) -> bool:
+    statuses = found.get("status", {}).get("containerStatuses") or ()
+    return any("waiting" in item["state"] for item in statuses)
+
+
+def test_a_pod_s_token_is_good_at_the_api_server(pairing: Pairing) -> None:
+    """[50]"""
+    pairing.apply(pod("holder"))
+    found = pairing.until_running("holder")
+    token = pairing.inside(found, "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token")
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert claims["sub"] == "system:serviceaccount:default:default"
+    assert claims["kubernetes.io"]["pod"]["name"] == "holder"
+    review = pairing.hosts.data / "review.json"
+    review.write_text(
+        json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}})
+    )
+    answer = json.loads(pairing.kubectl("create", "-f", str(review), "-o", "json"))
+    assert answer["status"].get("authenticated") is True, answer["status"]
+    authority = pairing.inside(found, "cat", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+    assert authority.startswith("-----BEGIN CERTIFICATE-----")
+    pairing.kubectl("delete", "pod", "holder", "--wait=false")
+    pairing.until_gone("pod", "holder")
+
+
+def test_a_claimed_volume_is_mounted(pairing: Pairing) -> None:
+    """[42] The edge asks for the claim and the volume."""
+    shelf = str(pairing.hosts.data / "shelf")
+    meta = {"name": "shelf"}
+    claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": "", "resources": {"requests": {"storage": "1Mi"}}}
+    pairing.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": meta,
+            "spec": {
+                "capacity": {"storage": "1Mi"},
+                "accessModes": ["ReadWriteOnce"],
+                "hostPath": {"path": shelf, "type": "DirectoryOrCreate"},
+                "claimRef": {"namespace": "default", "name": "shelf"},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {**meta, "namespace": "default"},
+            "spec": {**claim, "volumeName": "shelf"},
+        },
+    )
+    if not pairing.cast.stock_control_plane:
+        pytest.skip("a site has no controller that binds claims")
+    pairing.until("the claim to be bound", lambda: pairing.get("pvc", "shelf")["status"].get("phase") == "Bound")
+    pairing.apply(
+        pod(
+            "keeper",
+            "echo kept > /shelf/note; sleep 600",
+            **mounted(shelf={"persistentVolumeClaim": {"claimName": "shelf"}}),
+        )
+    )
+    pairing.until_running("keeper")
+    assert pairing.hosts.edge.run("cat", f"{shelf}/note") == "kept\n"
+    pairing.kubectl("delete", "pod", "keeper", "--wait=false")
+    pairing.until_gone("pod", "keeper")
+
+
+def test_the_edge_s_events_reach_the_cloud(pairing: Pairing) -> None:
+    """[golden 09]"""
+    pairing.apply(pod("noisy"))
+    pairing.until_running("noisy")
+
+    def reasons() -> set[str]:
+        found = json.loads(pairing.kubectl("get", "events", "--field-selector=involvedObject.name=noisy", "-o", "json"))
+        return {item["reason"] for item in found["items"]}
+
+    pairing.until("events Created and Started", lambda: {"Created", "Started"} <= reasons())
+    pairing.kubectl("delete", "pod", "noisy", "--wait=false")
+    pairing.until_gone("pod", "noisy")
+
+
+def test_a_deployment_rolls_over(pairing: Pairing) -> None:
+    container = pod("any")["spec"]["containers"][0]
+    spec = {"terminationGracePeriodSeconds": 2, "nodeSelector": {"kubernetes.io/hostname": NODE}}
+
+    def deployment(colour: str) -> Manifest:
+        template = {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {**spec, "containers": [{**container, "env": [{"name": "COLOUR", "value": colour}]}]},
+        }
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": template},
+        }
+
+    for colour in ("red", "blue"):
+        pairing.apply(deployment(colour))
+        pairing.kubectl("rollout", "status", "deployment/web", "--timeout=50s")
+    pairing.kubectl("delete", "deployment", "web", "--wait=false")
+    pairing.until("its pods to be gone", lambda: not pairing.kubectl("get", "pods", "-l", "app=web", "-o", "name"))
+
+
+# Apart and together again
+
+
+def test_changes_made_while_the_cable_is_cut_arrive(pairing: Pairing) -> None:
+    """[23, 40, 53] A new pod, a deleted one, one deleted and made again under its name, a changed ConfigMap."""
+    pairing.apply(config_map("while", state="before"))
+    names = ("stays", "goes", "anew")
+    pairing.apply(*(pod(name, **mounted(state={"configMap": {"name": "while"}})) for name in names))
+    before = {name: pairing.until_running(name) for name in names}
+    pairing.hosts.cut()
+    try:
+        pairing.kubectl("delete", "pod", "goes", "anew", "--force", "--grace-period=0")
+        pairing.apply(pod("anew"), pod("comes"), config_map("while", state="after"))
+    finally:
+        pairing.hosts.restore()
+    pairing.until_running("comes", seconds=150)
+    after = pairing.until_running("anew", seconds=150)
+    assert after["metadata"]["uid"] != before["anew"]["metadata"]["uid"]
+    assert containers(pairing.get("pod", "stays")) == containers(before["stays"])
+    pairing.until(
+        "the changed file", lambda: pairing.inside(before["stays"], "cat", "/state/state") == "after", seconds=180
+    )
+    pairing.until("the deleted pod's container to end", lambda: not runs(pairing, before["goes"]), seconds=120)
+    names = ("stays", "anew", "comes")
+    pairing.kubectl("delete", "pod", *names, "--wait=false")
+    for name in names:
+        pairing.until_gone("pod", name)
+
+
+def runs(pairing: Pairing, found: Manifest) -> bool:
+    socket = str(pairing.hosts.data / "cd" / "cd.sock")
+    tasks = pairing.hosts.edge.run("ctr", "-a", socket, "-n", "k8s.io", "tasks", "ls")
+    ids = [item["containerID"].removeprefix("containerd://") for item in found["status"]["containerStatuses"]]
+    return any(line.split()[0] in ids and "RUNNING" in line for line in tasks.splitlines())
+
+
+@pytest.mark.parametrize("offline", [False, True], ids=["connected", "offline"])
+def test_a_killed_edgecore_finds_its_containers_again(pairing: Pairing, offline: bool) -> None:
+    """[56]"""
+    name = "survivor-offline" if offline else "survivor"
+    pairing.apply(pod(name))
+    before = pairing.until_running(name)
+    pairing.hosts.end_edgecore(kill=True)
+    if offline:
+        pairing.hosts.cut()
+    pairing.hosts.start_edgecore()
+    if offline:
+        pairing.hosts.restore()
+    heartbeat_after_restart(pairing)
+    assert containers(pairing.until_running(name)) == containers(before)
+    assert runs(pairing, before)
+    pairing.kubectl("delete", "pod", name, "--wait=false")
+    pairing.until_gone("pod", name)
+
+
+def heartbeat_after_restart(pairing: Pairing) -> None:
+    """Wait until the agent speaks for its node again: the lease is renewed."""
+
+    def renewed() -> str:
+        return str(pairing.get("-n", "kube-node-lease", "lease", NODE)["spec"]["renewTime"])
+
+    first = renewed()
+    pairing.until("the lease to be renewed", lambda: renewed() > first, seconds=90)
+
+
+def test_changes_made_while_cloudcore_is_down_arrive(pairing: Pairing) -> None:
+    """[39, 40]"""
+    pairing.apply(pod("early"), pod("doomed"))
+    before = pairing.until_running("early")
+    doomed = pairing.until_running("doomed")
+    pairing.hosts.end_cloudcore(kill=True)
+    pairing.apply(pod("late"))
+    pairing.kubectl("delete", "pod", "doomed", "--force", "--grace-period=0")
+    pairing.hosts.start_cloudcore()
+    pairing.until_running("late", seconds=150)
+    pairing.until("the deleted pod's container to end", lambda: not runs(pairing, doomed), seconds=120)
+    assert containers(pairing.get("pod", "early")) == containers(before)
+    pairing.kubectl("delete", "pod", "early", "late", "--wait=false")
+    for name in ("early", "late"):
+        pairing.until_gone("pod", name)
+
+
+def test_a_big_secret_passes(pairing: Pairing) -> None:
+    """[13] As much as the API takes."""
+    pairing.apply(secret("big", blob="x" * 700_000))
+    pairing.apply(pod("heavy", **mounted(big={"secret": {"secretName": "big"}})))
+    found = pairing.until_running("heavy")
+    assert pairing.inside(found, "sh", "-c", "wc -c < /big/blob").strip() == "700000"
+    pairing.kubectl("delete", "pod", "heavy", "--wait=false")
+    pairing.until_gone("pod", "heavy")
+
+
+def test_a_deleted_node_comes_back_when_its_agent_restarts(pairing: Pairing) -> None:
+    """[golden 27, 28] The last test of a pairing: its pods are gone with the node."""
+    old = pairing.get("node", NODE)["metadata"]["uid"]
+    pairing.kubectl("delete", "node", NODE)
+    pairing.hosts.end_edgecore()
+    pairing.hosts.start_edgecore()
+    assert pairing.get("node", NODE)["metadata"]["uid"] != old
+    pairing.apply(pod("fresh"))
+    pairing.until_running("fresh")
+    pairing.kubectl("delete", "pod", "fresh", "--wait=false")
+    pairing.until_gone("pod", "fresh")
