@@ -53,6 +53,9 @@ class FakeRuntime:
         self.stops: dict[str, int] = {}
         self.network_ready = True
         self.command: Command = lambda *_: (0, b"")
+        #: Where a test serves the streams of exec, attach and port-forward; and every request for one.
+        self.streaming_url = "http://127.0.0.1:1"
+        self.streams: list[Message] = []
         self._clock = clock or SystemClock()
         self._scripts: dict[str, deque[int | None]] = defaultdict(deque)
         self._faults: dict[str, deque[RuntimeRefused]] = defaultdict(deque)
@@ -293,6 +296,21 @@ class FakeRuntime:
             raise RuntimeRefused("ExecSync", "UNKNOWN", "container is not running")
         code, output = self.command(request.container_id, tuple(request.cmd))
         return cri.ExecSyncResponse(exit_code=code, stdout=output)
+
+    def _exec(self, request: cri.ExecRequest) -> cri.ExecResponse:
+        self._container("Exec", request.container_id)
+        return cri.ExecResponse(url=self._stream(request))
+
+    def _attach(self, request: cri.AttachRequest) -> cri.AttachResponse:
+        self._container("Attach", request.container_id)
+        return cri.AttachResponse(url=self._stream(request))
+
+    def _port_forward(self, request: cri.PortForwardRequest) -> cri.PortForwardResponse:
+        return cri.PortForwardResponse(url=self._stream(request))
+
+    def _stream(self, request: Message) -> str:
+        self.streams.append(request)
+        return f"{self.streaming_url}/stream/{len(self.streams)}"
 
     def _update_container_resources(
         self, request: cri.UpdateContainerResourcesRequest

@@ -30,13 +30,12 @@ from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
 from edgehive.edgecore.edged.environment import PodFacts
 from edgehive.edgecore.edged.housekeeping import Housekeeping
 from edgehive.edgecore.edged.images import ImagePuller
-from edgehive.edgecore.edged.kubelet_server import KubeletServer, LogUnavailable
-from edgehive.edgecore.edged.logs import LogFile
+from edgehive.edgecore.edged.kubelet_server import KubeletServer
 from edgehive.edgecore.edged.node import NodeReporter, NodeView, resources
-from edgehive.edgecore.edged.plan import State
 from edgehive.edgecore.edged.pleg import Pleg
 from edgehive.edgecore.edged.podfiles import PodFiles
-from edgehive.edgecore.edged.pods import Parts, PodRefused, Pods, PodWorker, read_pod
+from edgehive.edgecore.edged.pods import Parts, PodRefused, Pods, read_pod
+from edgehive.edgecore.edged.podviews import PodViews
 from edgehive.edgecore.edged.probes import Prober
 from edgehive.edgecore.edged.reporter import Reporter
 from edgehive.edgecore.edged.resolver import parse_resolv_conf
@@ -85,6 +84,7 @@ class Edged:
         self._kubelet = config.tailored_kubelet_config
         self._clock = clock
         self._registry = registry or CollectorRegistry()
+        self._probes = CollectorRegistry()
         self._node_name = node_name or config.hostname_override
         self._root = Path(config.root_directory)
         self._mailbox = bus.register(self.name, self.group, size=_MAILBOX)
@@ -106,7 +106,6 @@ class Edged:
         self._pleg: Pleg
         self._runtime: PodRuntime
         self._node: NodeReporter
-        self._stats = StatsSummary(self._cri, clock, self._node_name)
 
     async def run(self, ready: Ready) -> None:
         async with AsyncExitStack() as stack:
@@ -160,7 +159,12 @@ class Edged:
 
     async def _open_door(self, stack: AsyncExitStack) -> None:
         """The kubelet API; port 0 takes a free one, and the Node tells which."""
-        app = KubeletServer(self, self._clock, self._registry).app()
+        views = PodViews(
+            self._pods, self._reporter, self._cri, self._runtime.facts.node.pod_logs, lambda: self._pleg.trouble
+        )
+        debugging = self._kubelet.enable_debugging_handlers
+        stats = StatsSummary(self._cri, self._clock, self._node_name)
+        app = KubeletServer(views, stats, self._clock, self._registry, self._probes, debugging=debugging).app()
         door = serve(app, host=self._kubelet.address, port=self._kubelet.read_only_port)
         _, self._port = await stack.enter_async_context(door)
 
@@ -301,7 +305,7 @@ class Edged:
         def missed(pod: Pod, container: str, message: str) -> None:
             self._tell(pod, container, "Warning", "Unhealthy", message)
 
-        return Prober(self._cri, self._clock, lambda verdict: self._pods.judged(verdict), missed)
+        return Prober(self._cri, self._clock, lambda verdict: self._pods.judged(verdict), missed, self._probes)
 
     def _volume_facts(self, pod: Pod) -> PodFacts:
         facts = self._runtime.facts
@@ -333,53 +337,6 @@ class Edged:
         recorder = Recorder(self._client, "kubelet", self._node_name, self._clock)
         async for reference, type, reason, message, field_path in self._told:
             await recorder.event(reference, type, reason, message, field_path=field_path)
-
-    # --- kubelet_server.PodSource ---
-
-    def pods(self) -> Iterable[Mapping[str, Any]]:
-        for worker in self._pods:
-            yield worker.document.to_dict() | {"status": dict(self._reporter.last(worker.uid))}
-
-    async def running_pods(self) -> Iterable[Mapping[str, Any]]:
-        return [_running(worker) for worker in self._pods if worker.observed.alive]
-
-    async def container_log(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogFile:
-        workers = self._pods.named(namespace, pod)
-        if not workers:
-            raise LogUnavailable(f'pod "{pod}" in namespace "{namespace}" not found', missing=True)
-        worker = workers[-1]
-        spec = worker.pod.spec
-        if container not in {item.name for item in (*spec.containers, *(spec.init_containers or ()))}:
-            raise LogUnavailable(f'container "{container}" not found in pod "{pod}"')
-        attempts = [item for item in worker.observed.attempts(container) if item.state is not State.CREATED]
-        wanted = attempts[1:2] if previous else attempts[:1]
-        if not wanted:
-            which = "previous terminated container" if previous else "container"
-            raise LogUnavailable(f'{which} "{container}" in pod "{pod}" has no log: it has not started')
-        seen = wanted[0]
-        folder = podspec.log_directory(worker.pod, self._runtime.facts.node.pod_logs)
-
-        async def running() -> bool:
-            latest = worker.observed.latest(container)
-            return latest is not None and latest.id == seen.id and latest.state is State.RUNNING
-
-        return LogFile(Path(folder) / podspec.log_path(container, seen.attempt), running)
-
-    async def stats_summary(self) -> Mapping[str, Any]:
-        return await self._stats.summary()
-
-    def healthy(self) -> str:
-        return self._pleg.trouble
-
-
-def _running(worker: PodWorker) -> dict[str, Any]:
-    meta = worker.pod.metadata
-    alive = worker.observed.alive
-    return {
-        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
-        "spec": {"containers": [{"name": item.name, "image": item.image, "resources": {}} for item in alive]},
-        "status": {},
-    }
 
 
 def _text(path: str) -> str:

@@ -1,7 +1,7 @@
-"""The node's own HTTP door on 127.0.0.1:10350: pods, container logs, statistics, health, metrics.
+"""The node's own HTTP door on 127.0.0.1:10350: pods, container logs and streams, statistics, health, metrics.
 
-For `kubectl logs` (through the cloud or edgesite), metrics collectors and people on the node; it works without the
-cloud. It reads through `PodSource` and never changes anything.
+For `kubectl logs`, `exec` and the like (through the cloud or edgesite), metrics collectors and people on the node; it
+works without the cloud. It reads through `PodSource` and never changes anything.
 Go: pkg/kubelet/server/server.go
 """
 
@@ -17,37 +17,34 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from edgehive.edgecore.edged.logs import LogFile, LogOptions, read_log
+from edgehive.edgecore.edged.plan import ObservedContainer
+from edgehive.edgecore.edged.rpc import RuntimeRefused
+from edgehive.edgecore.edged.stats import StatsSummary
+from edgehive.edgecore.edged.streaming import Streaming, StreamSource, Unavailable
+from edgehive.edgecore.edged.usage_metrics import Families, cadvisor_families, resource_families
 from edgehive.kit.clock import Clock, parse_rfc3339
 
 #: One door serves a handful of people and collectors; a flood of followers must not starve the pods.
 _MAX_FOLLOWERS = 64
 
 
-class LogUnavailable(Exception):
-    """There is no such log; the message is for the person who asked. `missing` tells 404 from 400."""
-
-    def __init__(self, message: str, *, missing: bool = False) -> None:
-        super().__init__(message)
-        self.missing = missing
-
-
-class PodSource(Protocol):
+class PodSource(StreamSource, Protocol):
     """What edged offers to its HTTP door."""
 
     def pods(self) -> Iterable[Mapping[str, Any]]:
         """Whole pod objects this node should run, with their newest status."""
         ...
 
-    async def running_pods(self) -> Iterable[Mapping[str, Any]]:
+    def running_pods(self) -> Iterable[Mapping[str, Any]]:
         """Minimal pod objects of what the runtime runs."""
         ...
 
-    async def container_log(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogFile:
-        """The newest (or the one before) attempt's log file; raises LogUnavailable."""
+    def container_log(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogFile:
+        """The newest (or the one before) attempt's log file; raises Unavailable."""
         ...
 
-    async def stats_summary(self) -> Mapping[str, Any]:
-        """The body of /stats/summary."""
+    def running_containers(self) -> Mapping[str, ObservedContainer]:
+        """By id."""
         ...
 
     def healthy(self) -> str:
@@ -58,10 +55,23 @@ class PodSource(Protocol):
 class KubeletServer:
     """Routes over a PodSource; `app()` is served by the caller with `kit.http.serve`."""
 
-    def __init__(self, source: PodSource, clock: Clock, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self,
+        source: PodSource,
+        stats: StatsSummary,
+        clock: Clock,
+        registry: CollectorRegistry,
+        probes: CollectorRegistry,
+        *,
+        debugging: bool = True,
+    ) -> None:
         self._source = source
+        self._stats = stats
         self._clock = clock
         self._registry = registry
+        self._probes = probes
+        self._debugging = debugging
+        self._streaming = Streaming(source)
         self._followers = asyncio.Semaphore(_MAX_FOLLOWERS)
 
     def app(self) -> web.Application:
@@ -71,11 +81,21 @@ class KubeletServer:
             web.get("/healthz", self._healthz),
             web.get("/pods", self._pods),
             web.get("/pods/", self._pods),
-            web.get("/runningpods/", self._running_pods),
-            web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
             web.get("/stats/summary", self._summary),
             web.get("/metrics", self._metrics),
+            web.get("/metrics/resource", self._resource),
+            web.get("/metrics/cadvisor", self._cadvisor),
+            web.get("/metrics/probes", self._probe_counts),
         ])  # fmt: skip
+        if self._debugging:
+            app.add_routes([
+                web.get("/runningpods/", self._running_pods),
+                web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
+                *self._streaming.routes(),
+            ])  # fmt: skip
+        else:
+            for path in ("runningpods", "containerLogs", "exec", "attach", "portForward"):
+                app.router.add_route("*", f"/{path}/{{rest:.*}}", _disabled)
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
@@ -86,27 +106,48 @@ class KubeletServer:
         return _pod_list(self._source.pods())
 
     async def _running_pods(self, _: web.Request) -> web.Response:
-        return _pod_list(await self._source.running_pods())
+        return _pod_list(self._source.running_pods())
+
+    # statistics and metrics
 
     async def _summary(self, _: web.Request) -> web.Response:
-        return _json(await self._source.stats_summary())
+        try:
+            return _json(await self._stats.summary(self._source.running_containers()))
+        except RuntimeRefused as error:
+            return web.Response(status=500, text=str(error))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._registry) if self._registry is not None else b""
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return _exposition(self._registry)
+
+    async def _probe_counts(self, _: web.Request) -> web.Response:
+        return _exposition(self._probes)
+
+    async def _resource(self, _: web.Request) -> web.Response:
+        try:
+            reading = await self._stats.read()
+        except RuntimeRefused:
+            return _exposition(Families(resource_families(None, {})))
+        return _exposition(Families(resource_families(reading, self._source.running_containers())))
+
+    async def _cadvisor(self, _: web.Request) -> web.Response:
+        try:
+            reading = await self._stats.read()
+        except RuntimeRefused as error:
+            return web.Response(status=500, text=str(error))
+        return _exposition(Families(cadvisor_families(reading, self._source.running_containers())))
+
+    # logs
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         where = request.match_info
         try:
             options = self._log_options(request.query)
             previous = _flag(request.query, "previous")
-            file = await self._source.container_log(
-                where["namespace"], where["pod"], where["container"], previous=previous
-            )
+            file = self._source.container_log(where["namespace"], where["pod"], where["container"], previous=previous)
         except ValueError as error:
             return web.Response(status=400, text=str(error))
-        except LogUnavailable as error:
-            return web.Response(status=404 if error.missing else 400, text=str(error))
+        except Unavailable as error:
+            return web.Response(status=error.status, text=str(error))
         if not options.follow:
             return await self._send(request, file, options)
         if self._followers.locked():
@@ -147,6 +188,15 @@ def _while_connected(file: LogFile, request: web.Request) -> LogFile:
         return transport is not None and not transport.is_closing() and await file.running()
 
     return replace(file, running=running)
+
+
+async def _disabled(_: web.Request) -> web.Response:
+    return web.Response(status=405, text="Debug endpoints are disabled.")
+
+
+def _exposition(source: CollectorRegistry | Families) -> web.Response:
+    """In Prometheus' text format."""
+    return web.Response(body=generate_latest(source), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _pod_list(items: Iterable[Mapping[str, Any]]) -> web.Response:

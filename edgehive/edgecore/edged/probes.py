@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from prometheus_client import CollectorRegistry, Counter
+
 from edgehive.api.core import Container, Pod, Probe
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgecore.edged.hooks import Target, get_page, open_port, run_command
@@ -63,12 +65,25 @@ class Threshold:
 class Prober:
     """All probes of the node; `async with` it."""
 
-    def __init__(self, client: CriClient, clock: Clock, changed: Changed, missed: Missed) -> None:
+    def __init__(
+        self,
+        client: CriClient,
+        clock: Clock,
+        changed: Changed,
+        missed: Missed,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
         self._cri = client
         self._clock = clock
         self._changed = changed
         self._missed = missed
         self._tasks: dict[str, dict[tuple[str, Kind], asyncio.Task[None]]] = {}
+        self._counted = Counter(
+            "prober_probe",
+            "Cumulative number of a liveness, readiness or startup probe for a container by result.",
+            ("probe_type", "result", "container", "pod", "namespace", "pod_uid"),
+            registry=registry,
+        )
 
     async def __aenter__(self) -> "Prober":
         return self
@@ -92,6 +107,7 @@ class Prober:
 
     async def forget(self, uid: str) -> None:
         await cancel_and_join(*self._tasks.pop(uid, {}).values())
+        self._counted.remove_by_labels({"pod_uid": uid})
 
     async def _watch(self, pod: Pod, target: Target, probe: Probe, kind: Kind, started: datetime | None) -> None:
         threshold, verdict = Threshold(probe), None
@@ -100,6 +116,7 @@ class Prober:
             trouble = await self._shoot(target, probe)
             if trouble:
                 self._missed(pod, target.container.name, f"{kind.value} probe failed: {trouble}")
+            self._count(pod, target, kind, trouble)
             now = threshold.count(not trouble)
             if now is not None and now != verdict:
                 verdict = now
@@ -107,6 +124,10 @@ class Prober:
             if kind is Kind.STARTUP and verdict is not None:
                 return
             await asyncio.sleep(max(1, probe.period_seconds))
+
+    def _count(self, pod: Pod, target: Target, kind: Kind, trouble: str) -> None:
+        meta, result = pod.metadata, "failed" if trouble else "successful"
+        self._counted.labels(kind.value, result, target.container.name, meta.name, meta.namespace, meta.uid).inc()
 
     def _first_wait(self, probe: Probe, started: datetime | None) -> float:
         """The rest of the initial delay; after a restart of the agent the probes of a node do not all fire at once."""

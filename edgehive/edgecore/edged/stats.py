@@ -1,4 +1,4 @@
-"""/stats/summary: what the node, its pods and their containers use, from CRI and /proc.
+"""What the node, its pods and their containers use, from CRI and /proc; and /stats/summary made of it.
 
 For `kubelet_server.py`. CPU rates are computed here from two readings, since runtimes leave them out at first.
 Go: pkg/kubelet/server/stats, staging/src/k8s.io/kubelet/pkg/apis/stats/v1alpha1
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgehive.edgecore.edged.cri import CriClient
+from edgehive.edgecore.edged.plan import ObservedContainer
 from edgehive.edgecore.edged.podspec import CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID
 from edgehive.kit.clock import Clock, rfc3339
 from edgehive.protos import cri_pb2 as cri
@@ -32,6 +33,17 @@ class NodeReading:
     memory_available: int
     disk_total: int = 0
     disk_available: int = 0
+    cpus: int = 0
+    booted: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All counters at one instant."""
+
+    at: datetime
+    node: NodeReading
+    containers: Sequence[cri.ContainerStats]
 
 
 class StatsSummary:
@@ -45,15 +57,19 @@ class StatsSummary:
         #: container id (or _NODE) -> (instant, CPU time), both in nanoseconds
         self._last: dict[str, tuple[int, int]] = {}
 
-    async def summary(self) -> Row:
-        """One reading; raises RuntimeRefused."""
-        stats = await self._cri.list_container_stats()
+    async def read(self) -> Reading:
+        """Raises RuntimeRefused."""
+        containers = await self._cri.list_container_stats()
         node = await asyncio.to_thread(read_node, self._proc)
-        now = self._clock.now()
-        rates = self._rates(stats, node, int(now.timestamp() * 1e9))
+        return Reading(self._clock.now(), node, containers)
+
+    async def summary(self, running: Mapping[str, ObservedContainer]) -> Row:
+        """The summary of one reading; `running` tells of each container what edged knows. Raises RuntimeRefused."""
+        reading = await self.read()
+        rates = self._rates(reading.containers, reading.node, int(reading.at.timestamp() * 1e9))
         return {
-            "node": _node_row(self._node_name, node, rates.get(_NODE), now),
-            "pods": _pod_rows(stats, rates, now),
+            "node": _node_row(self._node_name, reading.node, rates.get(_NODE), reading.at),
+            "pods": _pod_rows(reading, rates, running),
         }
 
     def _rates(self, stats: Sequence[cri.ContainerStats], node: NodeReading, now: int) -> dict[str, int]:
@@ -71,7 +87,9 @@ class StatsSummary:
 
 def read_node(proc: Path) -> NodeReading:
     """The machine's counters from /proc and the root file system."""
-    ticks = [int(word) for word in (proc / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    stat = (proc / "stat").read_text().splitlines()
+    ticks = [int(word) for word in stat[0].split()[1:9]]
+    booted = next((int(line.split()[1]) for line in stat if line.startswith("btime ")), None)
     busy = sum(ticks) - ticks[3] - ticks[4]
     memory = {
         line.partition(":")[0]: int(line.split()[1]) * 1024 for line in (proc / "meminfo").read_text().splitlines()
@@ -83,6 +101,8 @@ def read_node(proc: Path) -> NodeReading:
         memory_available=memory["MemAvailable"],
         disk_total=disk.total,
         disk_available=disk.free,
+        cpus=sum(line[:3] == "cpu" and line[3].isdigit() for line in stat),
+        booted=datetime.fromtimestamp(booted, UTC) if booted else None,
     )
 
 
@@ -94,6 +114,7 @@ def _node_row(name: str, node: NodeReading, rate: int | None, now: datetime) -> 
     used = node.memory_total - node.memory_available
     return {
         "nodeName": name,
+        "startTime": rfc3339(node.booted) if node.booted else None,
         "cpu": cpu,
         "memory": {
             "time": at,
@@ -110,26 +131,29 @@ def _node_row(name: str, node: NodeReading, rate: int | None, now: datetime) -> 
     }
 
 
-def _pod_rows(stats: Sequence[cri.ContainerStats], rates: Mapping[str, int], now: datetime) -> list[Row]:
+def _pod_rows(reading: Reading, rates: Mapping[str, int], running: Mapping[str, ObservedContainer]) -> list[Row]:
     """One row per pod, its containers inside, their sums outside."""
     by_pod: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for item in stats:
+    for item in reading.containers:
         labels = item.attributes.labels
         if POD_UID in labels:
             pod = (labels[POD_NAMESPACE], labels[POD_NAME], labels[POD_UID])
-            by_pod[pod].append(_container_row(item, rates.get(item.attributes.id)))
+            id = item.attributes.id
+            by_pod[pod].append(_container_row(item, rates.get(id), running.get(id)))
+    time = {"time": rfc3339(reading.at)}
     return [
         {
             "podRef": {"name": name, "namespace": namespace, "uid": uid},
+            "startTime": min((row["startTime"] for row in rows if row["startTime"]), default=None),
             "containers": rows,
-            "cpu": {"time": rfc3339(now)} | _sums(rows, "cpu", "usageNanoCores", "usageCoreNanoSeconds"),
-            "memory": {"time": rfc3339(now)} | _sums(rows, "memory", "usageBytes", "workingSetBytes", "rssBytes"),
+            "cpu": time | _sums(rows, "cpu", "usageNanoCores", "usageCoreNanoSeconds"),
+            "memory": time | _sums(rows, "memory", "usageBytes", "workingSetBytes", "rssBytes"),
         }
         for (namespace, name, uid), rows in sorted(by_pod.items())
     ]
 
 
-def _container_row(item: cri.ContainerStats, rate: int | None) -> Row:
+def _container_row(item: cri.ContainerStats, rate: int | None, seen: ObservedContainer | None) -> Row:
     cpu: Row = {"time": _time(item.cpu.timestamp), "usageCoreNanoSeconds": item.cpu.usage_core_nano_seconds.value}
     if item.cpu.HasField("usage_nano_cores"):
         rate = item.cpu.usage_nano_cores.value
@@ -140,7 +164,16 @@ def _container_row(item: cri.ContainerStats, rate: int | None) -> Row:
         memory["usageBytes"] = item.memory.usage_bytes.value
     if item.memory.HasField("rss_bytes"):
         memory["rssBytes"] = item.memory.rss_bytes.value
-    return {"name": item.attributes.labels.get(CONTAINER_NAME, ""), "cpu": cpu, "memory": memory}
+    row: Row = {"name": item.attributes.labels.get(CONTAINER_NAME, ""), "cpu": cpu, "memory": memory}
+    row["startTime"] = rfc3339(seen.started_at) if seen and seen.started_at else None
+    if item.HasField("writable_layer"):
+        layer = item.writable_layer
+        row["rootfs"] = {
+            "time": _time(layer.timestamp),
+            "usedBytes": layer.used_bytes.value,
+            "inodesUsed": layer.inodes_used.value,
+        }
+    return row
 
 
 def _sums(rows: Sequence[Row], part: str, *fields: str) -> Row:

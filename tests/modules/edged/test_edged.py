@@ -162,7 +162,11 @@ async def test_the_newest_status_alone_is_sent_after_an_outage(rig: Rig) -> None
 
 
 def _waits(rig: Rig) -> bool:
-    return any("waiting" in item["state"] for pod in rig.edged.pods() for item in pod["status"]["containerStatuses"])
+    return any(
+        "waiting" in item["state"]
+        for worker in rig.edged._pods
+        for item in rig.edged._reporter.last(worker.uid)["containerStatuses"]
+    )
 
 
 async def test_an_object_without_kind_or_uid_is_refused_and_counted(rig: Rig) -> None:

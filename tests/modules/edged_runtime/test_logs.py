@@ -13,8 +13,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, Counter
 
 from edgehive.edgecore.edged.cri import RuntimeRefused
-from edgehive.edgecore.edged.kubelet_server import KubeletServer, LogUnavailable
+from edgehive.edgecore.edged.kubelet_server import KubeletServer
 from edgehive.edgecore.edged.logs import LogFile, LogOptions, LogRotation, read_log, rotated
+from edgehive.edgecore.edged.stats import StatsSummary
+from edgehive.edgecore.edged.streaming import Unavailable
 from edgehive.kit.clock import FixedClock
 from edgehive.protos import cri_pb2 as cri
 from edgehive.testing.cri import FakeRuntime
@@ -161,18 +163,18 @@ class Source:
     def pods(self) -> Iterable[Mapping[str, Any]]:
         return [{"metadata": {"name": "p"}}]
 
-    async def running_pods(self) -> Iterable[Mapping[str, Any]]:
+    def running_pods(self) -> Iterable[Mapping[str, Any]]:
         return []
 
-    async def container_log(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogFile:
+    def container_log(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogFile:
         if pod != "p":
-            raise LogUnavailable(f'pod "{pod}" not found in namespace "{namespace}"', missing=True)
+            raise Unavailable(f'pod "{pod}" does not exist', 404)
         if previous:
-            raise LogUnavailable(f'previous terminated container "{container}" in pod "{pod}" not found')
+            raise Unavailable(f'previous terminated container "{container}" in pod "{pod}" not found', 400)
         return LogFile(self.path, self.runs)
 
-    async def stats_summary(self) -> Mapping[str, Any]:
-        return {"node": {"nodeName": "n"}, "pods": []}
+    def running_containers(self) -> Mapping[str, Any]:
+        return {}
 
     def healthy(self) -> str:
         return self.trouble
@@ -182,8 +184,9 @@ class Source:
 async def http(path: Path) -> AsyncIterator[TestClient]:
     registry = CollectorRegistry()
     Counter("edged_things", "Things.", registry=registry).inc()
-    source = Source(path)
-    server = KubeletServer(source, FixedClock(START + timedelta(seconds=4)), registry)
+    source, clock = Source(path), FixedClock(START + timedelta(seconds=4))
+    stats = StatsSummary(FakeRuntime().client(), clock, "n")
+    server = KubeletServer(source, stats, clock, registry, CollectorRegistry())  # type: ignore[arg-type]
     async with TestClient(TestServer(server.app())) as client:
         client.source = source
         client.door = server
@@ -204,7 +207,7 @@ async def test_logs(http: TestClient, query: str, text: str | None) -> None:
 
 
 @pytest.mark.parametrize(("where", "status", "text"), [
-    ("ns/x/c", 404, 'pod "x" not found in namespace "ns"'),
+    ("ns/x/c", 404, 'pod "x" does not exist'),
     ("ns/p/c?previous=true", 400, 'previous terminated container "c" in pod "p" not found'),
     ("ns/p/c?tailLines=-1", 400, "tailLines='-1' must be a non-negative integer"),
     ("ns/p/c?follow=maybe", 400, "follow='maybe' is neither true nor false"),

@@ -34,13 +34,13 @@ async def test_pods_and_node_are_summed_and_rates_come_with_the_second_reading(t
         await client.start_container(await client.create_container(pod, config, sandbox))
     stats = StatsSummary(client, clock, "n1", proc=tmp_path)
     write_proc(tmp_path, 1000)
-    first = await stats.summary()
+    first = await stats.summary({})
     assert "usageNanoCores" not in first["node"]["cpu"]
     assert "usageNanoCores" not in first["pods"][0]["cpu"]
 
     clock.set(START + timedelta(seconds=10))
     write_proc(tmp_path, 1500)
-    second = await stats.summary()
+    second = await stats.summary({})
     assert second["node"]["nodeName"] == "n1"
     assert second["node"]["memory"]["workingSetBytes"] == 600 * 1024
     # Half of one CPU on the machine (500 ticks of 10 ms in 10 s); a tenth per container in the fake.

@@ -1,0 +1,143 @@
+"""Edged over a runtime in memory and an API in memory, for the tests beside this file."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from edgehive.api.config.edgecore import Edged as EdgedConfig
+from edgehive.api.config.edgecore import TailoredKubeletConfig
+from edgehive.api.document import Document
+from edgehive.api.registry import PODS, ApiResource
+from edgehive.beehive.bus import Bus
+from edgehive.beehive.message import Message
+from edgehive.edgecore.edged.edged import Edged
+from edgehive.kit.clock import Clock
+from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.kube.client import DocumentList
+from edgehive.kube.errors import Unreachable
+from edgehive.testing.cluster import Cluster
+from edgehive.testing.cri import FakeRuntime
+
+NODE = "edge-1"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class LoopClock:
+    """The date goes with the loop's time, so that virtual time moves both."""
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=asyncio.get_running_loop().time())
+
+
+class Flaky:
+    """A client that can lose its connection, as MetaClient does: reads go on, writes are Unreachable."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.connected = True
+        self.sent = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def patch(self, resource: ApiResource, *arguments: Any, **options: Any) -> Document:
+        if not self.connected:
+            raise Unreachable("connection lost between EdgeCore and CloudCore")
+        self.sent += resource is PODS
+        found: Document = await self._client.patch(resource, *arguments, **options)
+        return found
+
+    async def delete(self, *arguments: Any, **options: Any) -> Document | None:
+        if not self.connected:
+            raise Unreachable("connection lost between EdgeCore and CloudCore")
+        found: Document | None = await self._client.delete(*arguments, **options)
+        return found
+
+    async def list(self, *arguments: Any, **options: Any) -> DocumentList:
+        found: DocumentList = await self._client.list(*arguments, **options)
+        return found
+
+
+class Rig:
+    """One node. `settings` are of its kubelet configuration."""
+
+    def __init__(self, cluster: Cluster, root: Path, clock: Clock, **settings: Any) -> None:
+        self.api = cluster.client()
+        self.client = Flaky(self.api)
+        self.clock = clock
+        self.runtime = FakeRuntime(images=["localhost/busybox:1"], clock=clock)
+        self.settings = settings
+        self.root = root
+        self.bus = Bus()
+        self.edged: Edged
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Edged]:
+        kubelet = TailoredKubeletConfig(read_only_port=0, **self.settings)
+        config = EdgedConfig(root_directory=str(self.root), tailored_kubelet_config=kubelet)
+        self.bus = Bus()
+        self.edged = Edged(
+            bus=self.bus,
+            client=self.client,  # type: ignore[arg-type]
+            config=config,
+            clock=self.clock,
+            node_name=NODE,
+            cri=self.runtime.client(),
+        )
+        ready = asyncio.Event()
+        task = spawn(self.edged.run(ready.set), name="edged")
+        try:
+            async with asyncio.timeout(10):
+                await ready.wait()
+            yield self.edged
+        finally:
+            await cancel_and_join(task)
+
+    @property
+    def port(self) -> int:
+        """Where the node's HTTP door is."""
+        return self.edged._port
+
+    async def tell(self, operation: str, resource: str, content: Any) -> None:
+        message = Message.of(
+            source="edgecontroller",
+            group="resource",
+            operation=operation,
+            resource=resource,
+            content=content,
+            timestamp=0,
+        )
+        await self.bus.send("edged", message)
+
+    async def create(self, name: str, **spec: Any) -> dict[str, Any]:
+        spec = {"nodeName": NODE, "containers": [{"name": "c", "image": "localhost/busybox:1"}], **spec}
+        body = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "namespace": "default"}, "spec": spec}
+        return (await self.api.create(PODS, body, "default")).to_dict()
+
+    async def start(self, name: str, **spec: Any) -> dict[str, Any]:
+        """Create it and see it run."""
+        made = await self.create(name, **spec)
+        await self.tell("insert", f"default/pod/{name}", made)
+        await self.until(name, lambda status: status.get("phase") == "Running")
+        return made
+
+    async def until(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(8):
+                while True:
+                    last = (await self.api.get(PODS, name, "default")).to_dict()["status"]
+                    if wanted(last):
+                        return last
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"{name} stayed at {last}") from None
+
+
+async def until(check: Callable[[], Any]) -> None:
+    async with asyncio.timeout(8):
+        while not check():
+            await asyncio.sleep(0.01)
