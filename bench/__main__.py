@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from bench import api_server, bus, halves, site
+from bench import api_server, bus, certificates, halves, site
 from bench.report import Figure, show, write
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "api-server": api_server.run,
     "site": site.run,
     "halves": halves.run,
+    "certificates": certificates.run,
 }
 
 

@@ -16,6 +16,8 @@ def server_context(
     """A server's context. With `client_ca` the client's certificate is verified: "required" or "optional"."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Neither half resumes sessions: tickets, with the peer's certificate in each, would be work for nothing.
+    context.num_tickets = 0
     context.load_cert_chain(certificate, key)
     if client_ca is not None:
         context.load_verify_locations(client_ca)

@@ -1,6 +1,7 @@
 """Joining and connecting over real TLS on loopback: who gets in, who does not, and what they are told."""
 
 import asyncio
+import base64
 import contextlib
 import io
 import ssl
@@ -17,13 +18,14 @@ from cryptography import x509
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
 from edgehive.api.core import Secret
 from edgehive.api.registry import SECRETS
-from edgehive.cloudcore.cloudhub.authority import Authority, AuthorityError
+from edgehive.cloudcore.cloudhub.authority import Authority, AuthorityChanged, AuthorityError
 from edgehive.cloudcore.cloudhub.join import join_door
 from edgehive.cloudcore.cloudhub.servers import websocket_acceptor
 from edgehive.cloudcore.cloudhub.signer import Signer
 from edgehive.kit import ssl_contexts, tls
 from edgehive.kit.clock import SystemClock
 from edgehive.kit.keypair import KeyPair, certificate_pem
+from edgehive.kube.client import PatchType
 from edgehive.testing.cluster import Cluster
 from edgehive.wire import join, payloads
 from edgehive.wire.link import JoinRefused, LinkClosed
@@ -227,14 +229,48 @@ async def test_a_node_cannot_connect_as_another_unless_authorization_only_watche
 
 
 async def test_cloudcores_that_start_together_make_one_ca(tmp_path: Path) -> None:
+    """Three of them, each with a signing process of its own, so that each has made a CA before any is stored."""
+
+    async def start(cluster: Cluster) -> Authority:
+        async with Signer() as signer:
+            return await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path), signer)
+
     async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
-        config = hub_config(tmp_path)
-        many = await asyncio.gather(*(Authority.load(cluster.client(), CLOCK, config, signer) for _ in range(5)))
-        assert len({authority.ca.certificate for authority in many}) == 1
-        assert len({authority.server.certificate for authority in many}) == 1
-        later = await Authority.load(cluster.client(), CLOCK, config, signer)
-        assert later.server == many[0].server
+        many = await asyncio.gather(*(start(cluster) for _ in range(3)))
+        assert len({authority.ca for authority in many}) == 1
+        assert len({authority.server for authority in many}) == 1
+        later = await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path), signer)
+        assert (later.ca, later.server) == (many[0].ca, many[0].server)
         await later.check_shared()
+
+
+async def test_a_stored_ca_that_is_half_or_not_a_pair_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
+        client = cluster.client()
+        await Authority.load(client, CLOCK, hub_config(tmp_path), signer)
+        other = base64.b64encode(tls.new_key()).decode()
+        for data, sentence in (
+            ({"cakeydata": other}, "do not belong together.*delete it to renew"),
+            ({"cakeydata": None}, "lacks cadata or cakeydata.*delete it to have a new pair made"),
+        ):
+            await client.patch(SECRETS, "casecret", {"data": data}, "kubeedge", type=PatchType.MERGE)
+            before = (await client.get(SECRETS, "casecret", "kubeedge")).raw
+            with pytest.raises(AuthorityError, match=sentence):
+                await Authority.load(client, CLOCK, hub_config(tmp_path), signer)
+            assert (await client.get(SECRETS, "casecret", "kubeedge")).raw == before
+
+
+async def test_a_ca_that_is_replaced_or_lost_under_a_running_cloudcore(tmp_path: Path) -> None:
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
+        client = cluster.client()
+        running = await Authority.load(client, CLOCK, hub_config(tmp_path), signer)
+        await client.delete(SECRETS, "casecret", "kubeedge")
+        await running.check_shared()
+        assert (await client.get(SECRETS, "casecret", "kubeedge")).read(Secret).data["cakeydata"] == running.ca.key
+        await client.delete(SECRETS, "casecret", "kubeedge")
+        await Authority.load(client, CLOCK, hub_config(tmp_path), signer)
+        with pytest.raises(AuthorityChanged, match="another CA"):
+            await running.check_shared()
 
 
 async def test_the_secrets_are_those_the_go_tools_read(tmp_path: Path) -> None:
@@ -256,16 +292,59 @@ async def test_the_secrets_are_those_the_go_tools_read(tmp_path: Path) -> None:
         assert ca.subject.rfc4514_string() == "CN=KubeEdge"
 
 
+def names_of(pair: KeyPair) -> set[x509.GeneralName]:
+    certificate = x509.load_der_x509_certificate(pair.certificate)
+    return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+
+
 async def test_an_address_that_is_added_later_gets_into_the_server_certificate(tmp_path: Path) -> None:
     async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
         first = await Authority.load(cluster.client(), CLOCK, hub_config(tmp_path), signer)
         config = hub_config(tmp_path, advertiseAddress=["127.0.0.1", "10.9.8.7"], dnsNames=["cloud.example"])
         second = await Authority.load(cluster.client(), CLOCK, config, signer)
         assert second.ca == first.ca
-        names = x509.load_der_x509_certificate(second.server.certificate).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-        assert tls.alternative_name("10.9.8.7") in list(names.value)
+        assert tls.alternative_name("10.9.8.7") in names_of(second.server)
+        stored = (await cluster.client().get(SECRETS, "cloudcoresecret", "kubeedge")).read(Secret).data
+        assert stored["cloudcoredata"] == second.server.certificate
+
+
+async def test_replicas_with_different_addresses_do_not_take_turns(tmp_path: Path) -> None:
+    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
+        client = cluster.client()
+        one, other = hub_config(tmp_path), hub_config(tmp_path, advertiseAddress=["127.0.0.2"])
+        first = await Authority.load(client, CLOCK, one, signer)
+        second = await Authority.load(client, CLOCK, other, signer)
+        before = (await client.get(SECRETS, "cloudcoresecret", "kubeedge")).meta.resource_version
+        assert not await first.refresh_server(one)
+        assert not await second.refresh_server(other)
+        assert (await client.get(SECRETS, "cloudcoresecret", "kubeedge")).meta.resource_version == before
+
+
+async def test_a_changed_address_is_served_without_a_new_start(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        old = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", it.join_port))
+        config = hub_config(tmp_path, advertiseAddress=["127.0.0.1"], dnsNames=["cloud.example"])
+        assert await it.authority.refresh_server(config)
+        for port in (it.join_port, it.hub_port):
+            shown = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+            assert shown != old
+            assert ssl.PEM_cert_to_DER_cert(shown) == it.authority.server.certificate
+        status, _, _ = await it.certificate("n1", Authorization=it.bearer)
+        assert status == 200
+
+
+async def test_replaced_server_files_are_served_without_a_new_start(tmp_path: Path) -> None:
+    async with doors(tmp_path) as it:
+        pair = tls.issue(it.authority.ca, common_name="mine", names=["127.0.0.1"], usages=[tls.SERVER_AUTH],
+                         now=CLOCK.now(), lifetime=timedelta(days=1))  # fmt: skip
+        (tmp_path / "tlsCertFile").write_bytes(pair.certificate_pem)
+        with pytest.raises(AuthorityError, match="needs both or neither"):
+            await it.authority.refresh_server(hub_config(tmp_path))
+        (tmp_path / "tlsPrivateKeyFile").write_bytes(pair.key_pem)
+        assert await it.authority.refresh_server(hub_config(tmp_path))
+        assert not await it.authority.refresh_server(hub_config(tmp_path))
+        shown = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", it.hub_port))
+        assert ssl.PEM_cert_to_DER_cert(shown) == pair.certificate
 
 
 async def test_half_a_pair_of_files_is_refused(tmp_path: Path) -> None:

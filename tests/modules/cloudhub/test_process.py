@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import sys
 from pathlib import Path
 
@@ -141,4 +142,29 @@ async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         _, errors = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 1
     assert f"port {monitor} on 127.0.0.1 is in use" in errors.decode()
+    assert "Traceback" not in errors.decode()
+
+
+async def test_an_edited_address_is_served_by_the_running_process(tmp_path: Path) -> None:
+    hub, https, monitor = free_ports(3)
+    async with Cluster(clock=SystemClock()) as cluster, api_of(cluster) as address:
+        file = config(tmp_path, f"http://127.0.0.1:{address[1]}", hub, https, monitor)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "edgehive.cloudcore.app", "--config", str(file), stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            await token_of(cluster.client())
+            async with aiohttp.ClientSession() as session:
+                await ready(session, monitor)
+            before = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", hub))
+            data = yaml.safe_load(file.read_text())
+            data["modules"]["cloudHub"]["dnsNames"] = ["cloud.example"]
+            file.write_text(yaml.safe_dump(data))
+            async with asyncio.timeout(20):
+                while await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", hub)) == before:
+                    await asyncio.sleep(0.1)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0, errors.decode()
     assert "Traceback" not in errors.decode()
