@@ -14,9 +14,13 @@ from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgesite.containerd import ContainerdUnavailable, PrivateContainerd, preflight
 from edgehive.edgesite.images import busybox_image, hello_image, import_image, pause_image
+from edgehive.kit.clock import SystemClock
+from edgehive.testing.cluster import Cluster
 
-#: `whole_site` and `agent` are imported by the tests beside them.
+#: `whole_site`, `pod_site` and `agent` are imported by the tests beside them.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from pod_site import Site
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +60,10 @@ async def cri(containerd: PrivateContainerd) -> AsyncIterator[CriClient]:
         for sandbox in await client.list_pod_sandboxes():
             await client.stop_pod_sandbox(sandbox.id)
             await client.remove_pod_sandbox(sandbox.id)
+
+
+@pytest.fixture
+async def site(containerd: PrivateContainerd, cri: CriClient, tmp_path: Path) -> AsyncIterator[Site]:
+    """An edged to be started on the session's containerd, and an API in memory."""
+    async with Cluster(clock=SystemClock()) as cluster:
+        yield Site(cluster, containerd, tmp_path)
