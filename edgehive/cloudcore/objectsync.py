@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import msgspec
 
 from edgehive.api.document import Document
 from edgehive.api.edge import ObjectSync, object_sync_name, split_object_sync_name
-from edgehive.api.registry import CLUSTER_OBJECT_SYNCS, OBJECT_SYNCS, ApiResource
+from edgehive.api.registry import CLUSTER_OBJECT_SYNCS, OBJECT_SYNCS, ApiResource, by_kind
 from edgehive.kit.backoff import Backoff
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import AlreadyExists, ApiError, NotFound
@@ -33,6 +33,8 @@ WRITERS = 24
 WRITE_SECONDS = 15.0
 #: How long a record that only follows unchanged content (status echoes) may wait to be written.
 LAZY_SECONDS = 5.0
+#: Unrecorded objects of one inventory that are looked into; the rest is when the node connects again.
+STRAY_LIMIT = 1000
 
 Key = tuple[str, str]
 
@@ -49,7 +51,7 @@ class ObjectRef(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One object on one node. `acked` 0 means recorded but never acknowledged."""
+    """One object on one node. `acked` 0 means recorded but never acknowledged, or lost by the node since."""
 
     node: str
     ref: ObjectRef
@@ -57,7 +59,11 @@ class Record:
     sync_uid: str = ""
     acked: int = 0
     written: int = 0
+    #: The version a write in flight carries.
+    writing: int = 0
     gone: bool = False
+    #: The node holds it although nothing was recorded: never sent, only deleted when the API has it no more.
+    stray: bool = False
     #: Versions between which nothing changed that a node is told of.
     same_from: int = 0
     same_to: int = 0
@@ -100,7 +106,7 @@ class DeliveryRecords:
     def version(self, node: str, namespace: str, uid: str) -> int | None:
         """The version the node acknowledged last, 0 when none yet, None when nothing is recorded."""
         record = self._records.get((namespace, object_sync_name(node, uid)))
-        return None if record is None or record.gone else record.acked
+        return None if record is None or record.gone or record.stray else record.acked
 
     def of_node(self, node: str) -> list[Record]:
         return [record for record in self._nodes.get(node, {}).values() if not record.gone]
@@ -120,6 +126,7 @@ class DeliveryRecords:
     def ensure(self, node: str, ref: ObjectRef, then: Callable[[], None] | None = None) -> None:
         """Have a record; `then` is called when it stands in the API (or cannot: delivery matters more)."""
         record = self._have(node, ref)
+        record.stray = False
         if record.exists and not record.gone:
             if then is not None:
                 then()
@@ -132,7 +139,7 @@ class DeliveryRecords:
     def acknowledged(self, node: str, ref: ObjectRef, version: int) -> None:
         """The node has stored this version."""
         record = self._have(node, ref)
-        record.gone = False
+        record.gone = record.stray = False
         record.acked = max(record.acked, version)
         if record.same_from <= record.acked <= record.same_to:
             record.acked = record.same_to
@@ -161,12 +168,52 @@ class DeliveryRecords:
         """The node is no more: all its records end."""
         for record in self.of_node(node):
             record.gone = True
+            # Should the node come back, it may be another machine: nothing is taken as delivered.
+            record.acked = record.same_from = record.same_to = 0
             self._mark(record)
+
+    def compare(self, node: str, held: Mapping[ObjectRef, int]) -> tuple[int, int]:
+        """Let the records follow what the node says it holds, whatever it acknowledged once.
+
+        Gives how many recorded objects it lacks or lags in, and how many unrecorded ones it holds. Nothing is
+        written: the next acknowledgement is, and until then every connection begins with this comparison.
+        """
+        versions = {(ref.namespace, object_sync_name(node, ref.uid)): version for ref, version in held.items()}
+        lacking = 0
+        for record in self.of_node(node):
+            version = versions.get(record.key, 0)
+            if version >= record.acked:
+                self._raise(record, version)
+            elif not version or not record.same_from <= version <= record.same_to:
+                record.acked = version
+                lacking += 1
+        strays = [ref for ref in held if self._is_stray(node, ref)][:STRAY_LIMIT]
+        for ref in strays:
+            self._have(node, ref).stray = True
+        return lacking, len(strays)
+
+    def dismiss(self, record: Record) -> None:
+        """An unrecorded object is good where it is."""
+        if record.stray:
+            self._drop(record)
+
+    def _raise(self, record: Record, version: int) -> None:
+        if version > record.acked and not record.stray:
+            record.acked = version
+            self._call_later(LAZY_SECONDS, record)
+
+    def _is_stray(self, node: str, ref: ObjectRef) -> bool:
+        known = self._records.get((ref.namespace, object_sync_name(node, ref.uid)))
+        return known is None and bool(ref.uid and ref.name) and by_kind(ref.api_version, ref.kind) is not None
 
     # Keeping memory and API alike
 
     async def run(self) -> None:
         """Follow the watch and write what is due, until cancelled."""
+        for record in self._records.values():
+            # What an earlier run left unwritten.
+            if not record.settled and not record.stray:
+                self._mark(record)
         try:
             async with asyncio.TaskGroup() as group:
                 for informer in self._syncs:
@@ -208,12 +255,12 @@ class DeliveryRecords:
         record = self._have(
             node, ObjectRef(spec.object_api_version, spec.object_kind, namespace, spec.object_name, uid)
         )
-        settled = record.settled or not record.exists
-        record.exists, record.sync_uid = True, sync.metadata.uid
         version = _number(sync.status.object_resource_version)
-        record.written = max(record.written, version)
-        if settled or version > record.acked:
+        # The echo of an own write is no news: the node may have lost that version since.
+        if version > max(record.written, record.writing):
+            record.written = version
             record.acked = max(record.acked, version)
+        record.exists, record.sync_uid, record.stray = True, sync.metadata.uid, False
         self._release(record)
 
     def _see_deleted(self, sync: ObjectSync) -> None:
@@ -221,8 +268,9 @@ class DeliveryRecords:
         # The end of an earlier record of the same name may arrive after the birth of the present one.
         if record is None or (record.sync_uid and record.sync_uid != sync.metadata.uid):
             return
-        record.exists, record.sync_uid, record.written = False, "", 0
-        if record.key not in self._dirty:
+        record.exists, record.sync_uid, record.written, record.writing = False, "", 0, 0
+        # One that went with its namespace, or by hand, is remembered: the node still has to lose the object.
+        if record.gone and not record.busy and record.key not in self._dirty:
             self._drop(record)
 
     async def _write_forever(self) -> None:
@@ -278,6 +326,7 @@ class DeliveryRecords:
     async def _write_status(self, record: Record) -> None:
         namespace, name = record.key
         version = record.acked
+        record.writing = version
         patch = {"status": {"objectResourceVersion": str(version)}}
         try:
             await self._client.patch(
@@ -293,9 +342,10 @@ class DeliveryRecords:
 
     async def _write_end(self, record: Record) -> None:
         namespace, name = record.key
-        with contextlib.suppress(NotFound):
-            await self._client.delete(record.resource, name, namespace)
-        record.exists, record.written, record.sync_uid = False, 0, ""
+        if not record.stray:
+            with contextlib.suppress(NotFound):
+                await self._client.delete(record.resource, name, namespace)
+        record.exists, record.written, record.writing, record.sync_uid = False, 0, 0, ""
         if record.gone:
             self._drop(record)
         else:

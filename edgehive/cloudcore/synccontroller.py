@@ -1,9 +1,9 @@
 """Module `synccontroller`: a node that was away gets what it missed, and nothing twice.
 
 When a node connects, its delivery records are compared with the objects as they are now: what is gone, or
-lives again under another uid, is deleted; what is newer than the node acknowledged is sent. Deletions go
-first, and only after the API itself has said that the object is gone. A slow round over all connected nodes
-repairs what was lost on the way. Records of nodes that no longer exist end.
+lives again under another uid, is deleted; what is newer than the node acknowledged, and every pod of it without
+a record, is sent. Deletions go first, and only after the API itself has said that the object is gone. A slow
+round over all nodes repairs what was lost on the way. Records of nodes that no longer exist end.
 
 Go: cloud/pkg/synccontroller
 """
@@ -22,6 +22,7 @@ from edgehive.beehive.module import Ready
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.flows import Down, down_message
 from edgehive.cloudcore.objectsync import DeliveryRecords, Record
+from edgehive.cloudcore.placement import BY_NODE, by_node
 from edgehive.kit.clock import unix_millis
 from edgehive.kube.errors import ApiError, NotFound
 from edgehive.kube.informer import Changes, Informer
@@ -52,6 +53,7 @@ class SyncController:
         self._caches: dict[ApiResource, Informer] = {
             resource: informers.of(resource) for resource in (PODS, CONFIG_MAPS, SECRETS)
         }
+        informers.of(PODS, indexers={BY_NODE: by_node})
         self._nodes = informers.of(NODES, label_selector=EDGE_NODE_SELECTOR)
         self._caches[NODES] = self._nodes
         self._due: OrderedDict[str, None] = OrderedDict()
@@ -107,13 +109,33 @@ class SyncController:
         for record in self._records.of_node(node):
             current = await self._current(record)
             if current is None or current.meta.uid != record.ref.uid:
-                await self._send(self._deletion(record))
+                await self._end(record)
+            elif record.stray:
+                self._records.dismiss(record)
             elif _version(current) > record.acked:
-                resource = by_kind(record.ref.api_version, record.ref.kind)
-                assert resource is not None
-                updates.append(Down(node, Operation.UPDATE, resource, current))
-        for update in updates:
+                updates.append(Down(node, Operation.UPDATE, _resource(record), current))
+            elif not record.exists:
+                self._records.ensure(node, record.ref)
+        for update in [*updates, *self._unrecorded_pods(node)]:
             await self._send(update)
+
+    async def _end(self, record: Record) -> None:
+        if _resource(record) is NODES:
+            # The node has registered anew; a message about its former life would end its session.
+            self._records.deleted(record.node, record.ref)
+            return
+        await self._send(_deletion(record))
+
+    def _unrecorded_pods(self, node: str) -> list[Down]:
+        """Pods of the node that were never handed to the hub, or got lost on the way when a module failed."""
+        if self._nodes.get(node) is None:
+            return []
+        pods = self._caches[PODS].by_index(BY_NODE, node)
+        return [
+            Down(node, Operation.UPDATE, PODS, pod)
+            for pod in pods
+            if self._records.version(node, pod.meta.namespace, pod.meta.uid) is None
+        ]
 
     async def _exists(self, node: str) -> bool:
         try:
@@ -138,14 +160,6 @@ class SyncController:
         except NotFound:
             return None
 
-    def _deletion(self, record: Record) -> Down:
-        ref = record.ref
-        metadata = {"name": ref.name, "uid": ref.uid} | ({"namespace": ref.namespace} if ref.namespace else {})
-        resource = by_kind(ref.api_version, ref.kind)
-        assert resource is not None
-        skeleton = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": metadata}
-        return Down(record.node, Operation.DELETE, resource, Document.of(skeleton))
-
     async def _send(self, down: Down) -> None:
         timestamp = unix_millis(self._deps.clock.now())
         # wire: these messages come in edgecontroller's name
@@ -155,6 +169,19 @@ class SyncController:
         except (NoSuchModule, MailboxFull) as error:
             log.warning("node %s is compared again later: %s", down.node, error)
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, down.node)
+
+
+def _resource(record: Record) -> ApiResource:
+    resource = by_kind(record.ref.api_version, record.ref.kind)
+    assert resource is not None  # the object was just looked up by it
+    return resource
+
+
+def _deletion(record: Record) -> Down:
+    ref = record.ref
+    metadata = {"name": ref.name, "uid": ref.uid} | ({"namespace": ref.namespace} if ref.namespace else {})
+    skeleton = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": metadata}
+    return Down(record.node, Operation.DELETE, _resource(record), Document.of(skeleton))
 
 
 def _unknown(record: Record) -> Document:

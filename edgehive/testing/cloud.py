@@ -22,10 +22,10 @@ from edgehive.cloudcore.app import run_cloudcore
 from edgehive.kit.tasks import cancel_and_join, first_of, spawn
 from edgehive.kube.client import Client
 from edgehive.testing.cluster import Cluster
-from edgehive.wire import payloads
+from edgehive.wire import inventory, payloads
 from edgehive.wire.link import Link, LinkClosed, Peer
 from edgehive.wire.memory import MemoryNetwork
-from edgehive.wire.names import Group, Source
+from edgehive.wire.names import Group, Path, Source
 
 EDGE_LABEL = "node-role.kubernetes.io/edge"
 #: How long an edge waits for what a test expects.
@@ -35,10 +35,12 @@ PATIENCE = 20.0
 class ScriptedEdge:
     """One node's end of the link."""
 
-    def __init__(self, node: str, link: Link, *, acknowledge: bool = True) -> None:
+    def __init__(self, node: str, link: Link, *, acknowledge: bool = True, holds: Any = None) -> None:
         self.node = node
         self.link = link
         self.acknowledge = acknowledge
+        #: What it says it holds, a list of `Held` or nonsense; None for an edge that offers no inventory, as Go's.
+        self.holds = holds
         #: Everything that arrived, in order; `expect` takes from `unread`.
         self.received: list[Message] = []
         self.unread: list[Message] = []
@@ -53,7 +55,9 @@ class ScriptedEdge:
                 self.received.append(message)
                 self.unread.append(message)
                 self._arrived.set()
-                if self.acknowledge and payloads.needs_ack(message):
+                if message.route.resource == Path.INVENTORY:
+                    await self.link.send(message.reply(self.holds, timestamp=2))
+                elif self.acknowledge and payloads.needs_ack(message):
                     await self.ack(message)
         except LinkClosed:
             self.closed.set()
@@ -83,7 +87,8 @@ class ScriptedEdge:
         await self.link.send(payloads.acknowledge(message, timestamp=2))
 
     async def keepalive(self) -> None:
-        await self.link.send(payloads.keepalive(timestamp=3))
+        offers = (inventory.OFFER,) if self.holds is not None else ()
+        await self.link.send(payloads.keepalive(timestamp=3, offers=offers))
 
     # Receiving
 
@@ -124,7 +129,9 @@ class Cloud:
         self.client: Client = cluster.client()
         self._edges: list[ScriptedEdge] = []
 
-    async def edge(self, node: str, *, acknowledge: bool = True, register: bool = True) -> ScriptedEdge:
+    async def edge(
+        self, node: str, *, acknowledge: bool = True, register: bool = True, holds: Any = None
+    ) -> ScriptedEdge:
         """Connect a node; it registers as a real one would unless it is known or told not to."""
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -133,7 +140,7 @@ class Cloud:
                     break
                 except LinkClosed:
                     await asyncio.sleep(0.05)
-        edge = ScriptedEdge(node, link, acknowledge=acknowledge)
+        edge = ScriptedEdge(node, link, acknowledge=acknowledge, holds=holds)
         self._edges.append(edge)
         await edge.keepalive()
         if register and node not in {item.meta.name for item in (await self.client.list(NODES)).items}:

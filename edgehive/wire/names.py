@@ -172,6 +172,7 @@ class ResourceType(StrEnum):
     DEVICE_MODEL = "devicemodel"
     DEVICE_MAPPER = "devicemapper"
     APPLICATION = "Application"
+    INVENTORY = "inventory"
 
 
 class Path(StrEnum):
@@ -187,6 +188,8 @@ class Path(StrEnum):
     APPLICATION_REQUEST = "null"
     APPLICATION_ANSWER = "ignore/Application/ignore"
     WATCH_SYNC = "watchapp/sync"
+    #: Ours; see inventory.py.
+    INVENTORY = "null/inventory"
 
 
 #: Content of notices and acknowledgements.

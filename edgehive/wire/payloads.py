@@ -7,7 +7,7 @@ Go: edge/pkg/metamanager/client, cloud/pkg/common/messagelayer, edge/pkg/edgehub
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,16 +216,31 @@ def acknowledge(message: Message, *, timestamp: int) -> Message:
 # Notices and small requests
 
 
-def keepalive(*, timestamp: int) -> Message:
-    """What the edge sends on connecting and at every heartbeat; it is never answered."""
+class _Offers(msgspec.Struct):
+    offers: list[str] = []
+
+
+def keepalive(*, timestamp: int, offers: Collection[str] = ()) -> Message:
+    """What the edge sends on connecting and at every heartbeat; it is never answered.
+
+    wire: a Go cloud does not read the content, so the first one may tell what this edge can do beyond Go.
+    """
     return Message.of(
         source=Source.WEBSOCKET,
         group=Group.RESOURCE,
         operation=Operation.KEEPALIVE,
         resource=Path.KEEPALIVE,
-        content=names.KEEPALIVE_CONTENT,
+        content={"offers": list(offers)} if offers else names.KEEPALIVE_CONTENT,
         timestamp=timestamp,
     )
+
+
+def read_offers(message: Message) -> frozenset[str]:
+    """What a keepalive offers; nothing when it is a Go edge's."""
+    try:
+        return frozenset(message.read(_Offers).offers)
+    except msgspec.MsgspecError:
+        return frozenset()
 
 
 def connection_notice(connected: bool, *, timestamp: int) -> Message:

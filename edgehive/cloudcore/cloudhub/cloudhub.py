@@ -10,6 +10,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from edgehive.beehive.bus import MailboxFull, NoSuchModule
@@ -23,9 +24,11 @@ from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.deps import CloudDeps
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.kit.clock import unix_millis
+from edgehive.wire import inventory
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.link import Link
 from edgehive.wire.names import CloudModule, Operation, Source
+from edgehive.wire.payloads import read_offers
 from edgehive.wire.ws import LinkMetrics
 
 log = logging.getLogger("edgehive.cloudhub")
@@ -104,6 +107,7 @@ class CloudHub:
             on_delivered=self._delivered,
             on_overflow=self._announce,
             on_keepalive=self._sessions.heard,
+            on_hello=self._greet,
         )
         self._sessions.enter(session)
         self._metrics.connected.set(len(self._sessions))
@@ -119,6 +123,23 @@ class CloudHub:
             last = self._sessions.leave(session)
             self._metrics.connected.set(len(self._sessions))
             log.info("session %d of node %s ended%s: %s", session.epoch, node, "" if last else " (replaced)", reason)
+
+    def _greet(self, session: Session, keepalive: Message) -> None:
+        """The first keepalive of a connection: an edge of ours is asked what it holds."""
+        if inventory.OFFER in read_offers(keepalive):
+            session.ask(inventory.question(timestamp=self._now()), self._compare)
+
+    def _compare(self, session: Session, answer: Message) -> None:
+        """Hold the records against what the node says it has, and have synccontroller mend the difference."""
+        try:
+            held = inventory.read(answer)
+        except msgspec.MsgspecError as error:
+            log.warning("node %s: its inventory cannot be read and is ignored: %s", session.node, error)
+            return
+        missing, strays = self._records.compare(session.node, {dispatch.held_ref(item): item.version for item in held})
+        if missing or strays:
+            log.info("node %s lacks or lags in %d objects and holds %d unrecorded ones", session.node, missing, strays)
+            self._announce(session.node)
 
     def _announce(self, node: str) -> None:
         """Have synccontroller deliver what the node missed."""

@@ -13,13 +13,14 @@ from collections.abc import Callable
 import msgspec
 
 from edgehive.api.meta import Status
-from edgehive.api.registry import by_edge_type
+from edgehive.api.registry import ApiResource, by_edge_type
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.cloudhub.outbox import Parcel, Verdict
 from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.objectsync import DeliveryRecords, ObjectRef
 from edgehive.wire import payloads
 from edgehive.wire import resource as paths
+from edgehive.wire.inventory import Held
 from edgehive.wire.names import (
     CLOUD_ONLY_SOURCES,
     CloudModule,
@@ -61,8 +62,19 @@ def object_ref(message: Message) -> ObjectRef:
     api_version = head.api_version or (row.api_version if row else "")
     # wire: an older skeleton carries no uid; its path keeps several of them apart.
     uid = head.metadata.uid or message.route.resource
-    namespace = resource.api_namespace if row is None or row.namespaced else ""
-    return ObjectRef(api_version, kind, namespace, resource.name, uid)
+    return ObjectRef(api_version, kind, _namespace(resource, row), resource.name, uid)
+
+
+def held_ref(held: Held) -> ObjectRef:
+    """Which object an entry of a node's inventory means; `api_version` "" for a type that is no kind known here."""
+    row = by_edge_type(held.type)
+    kind, api_version = (row.kind, row.api_version) if row else (held.type.capitalize(), "")
+    namespace = _namespace(paths.Resource(held.namespace, held.type, held.name), row)
+    return ObjectRef(api_version, kind, namespace, held.name, held.uid)
+
+
+def _namespace(resource: Resource, row: ApiResource | None) -> str:
+    return resource.api_namespace if row is None or row.namespaced else ""
 
 
 def _parcel(message: Message, ref: ObjectRef) -> Parcel:

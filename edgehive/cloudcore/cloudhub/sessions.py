@@ -36,6 +36,7 @@ class Session:
         on_delivered: Callable[["Session", Parcel], None],
         on_overflow: Callable[[str], None],
         on_keepalive: Callable[["Session"], None],
+        on_hello: Callable[["Session", Message], None],
     ) -> None:
         self.node = link.peer.node
         self.epoch = epoch
@@ -48,6 +49,9 @@ class Session:
         self._on_delivered = on_delivered
         self._on_overflow = on_overflow
         self._on_keepalive = on_keepalive
+        self._on_hello = on_hello
+        self._greeted = False
+        self._questions: dict[str, Callable[[Session, Message], None]] = {}
 
     # Filling the outbox
 
@@ -67,6 +71,11 @@ class Session:
     def release(self, uid: str) -> None:
         self.outbox.release(uid)
         self._wake.set()
+
+    def ask(self, question: Message, then: Callable[["Session", Message], None]) -> None:
+        """Send a question of the hub's own; `then` gets the answer, if one comes over this link."""
+        self._questions[question.id] = then
+        self.notice(question)
 
     # Life
 
@@ -116,15 +125,25 @@ class Session:
             message = await self._link.receive()
             operation = message.route.operation
             if operation == Operation.KEEPALIVE:
-                self._on_keepalive(self)
+                self._alive(message)
             elif operation == Operation.RESPONSE:
-                self._acknowledged(message)
+                self._answered(message)
             elif operation == Operation.ERROR:
                 log.warning("node %s could not store %s: %s", self.node, message.route.resource, _text(message))
             elif message.id:
                 await self._on_message(self, message)
 
-    def _acknowledged(self, message: Message) -> None:
+    def _alive(self, keepalive: Message) -> None:
+        self._on_keepalive(self)
+        if not self._greeted:
+            self._greeted = True
+            self._on_hello(self, keepalive)
+
+    def _answered(self, message: Message) -> None:
+        then = self._questions.pop(message.header.parent_id, None)
+        if then is not None:
+            then(self, message)
+            return
         parcel = self.outbox.acknowledge(message.header.parent_id)
         if parcel is not None:
             self._on_delivered(self, parcel)

@@ -4,33 +4,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from edgehive.api.core import Lens
 from edgehive.api.document import Document
 from edgehive.api.registry import CONFIG_MAPS, NODES, PODS, SECRETS, ApiResource
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.edgecontroller.location import Location, Reference
 from edgehive.cloudcore.flows import Request
+from edgehive.cloudcore.placement import BY_NODE, by_node
 from edgehive.kube.client import Client
 from edgehive.kube.errors import Forbidden
 from edgehive.kube.informer import Informer
-
-
-class _Placement(Lens, frozen=True):
-    node_name: str = ""
-
-
-class _Placed(Lens, frozen=True):
-    spec: _Placement = _Placement()
-
-
-def node_of(pod: Document) -> str:
-    """The node a pod is bound to, "" for none."""
-    return pod.read(_Placed).spec.node_name
-
-
-def _by_node(pod: Document) -> list[str]:
-    node = node_of(pod)
-    return [node] if node else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +33,7 @@ class EdgeContext:
         return cls(
             client=deps.client,
             nodes=informers.of(NODES, label_selector=EDGE_NODE_SELECTOR),
-            pods=informers.of(PODS, indexers={"node": _by_node}),
+            pods=informers.of(PODS, indexers={BY_NODE: by_node}),
             caches={resource: informers.of(resource) for resource in (CONFIG_MAPS, SECRETS)},
             address=deps.address,
             enforce=deps.config.modules.cloud_hub.authorization.enforced,
@@ -61,7 +43,7 @@ class EdgeContext:
         return self.nodes.get(node) is not None
 
     def pods_on(self, node: str) -> list[Document]:
-        return self.pods.by_index("node", node)
+        return self.pods.by_index(BY_NODE, node)
 
     def demand_need(self, request: Request) -> None:
         """Refuse what no pod of the node refers to."""

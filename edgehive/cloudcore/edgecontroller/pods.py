@@ -12,7 +12,7 @@ import msgspec
 from edgehive.api.core import Pod
 from edgehive.api.document import Document
 from edgehive.api.registry import PODS
-from edgehive.cloudcore.edgecontroller.context import EdgeContext, node_of, patch_uid, same_apart_from_status
+from edgehive.cloudcore.edgecontroller.context import EdgeContext, patch_uid, same_apart_from_status
 from edgehive.cloudcore.flows import (
     Answer,
     Down,
@@ -26,6 +26,7 @@ from edgehive.cloudcore.flows import (
     ok,
     upstream,
 )
+from edgehive.cloudcore.placement import node_of
 from edgehive.kube.client import PatchType
 from edgehive.kube.errors import ApiError, BadRequest, Conflict, Forbidden, NotFound
 from edgehive.kube.informer import Change

@@ -27,6 +27,7 @@ from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kit.tasks import cancel_and_join, first_of, spawn
+from edgehive.wire import inventory
 from edgehive.wire.codec import MessageTooLarge
 from edgehive.wire.link import JoinRefused, Link, LinkClosed, ProtocolError
 from edgehive.wire.names import EdgeModule, Group
@@ -36,6 +37,8 @@ log = logging.getLogger("edgehive.edgehub")
 
 #: Who hears that the link came or went.
 NOTICE_GROUPS = (Group.META, Group.TWIN, Group.BUS, Group.TASK_MANAGER, Group.EDGED)
+#: What this edge can do beyond Go, told in the first keepalive of a connection; metamanager answers for it.
+OFFERS = (inventory.OFFER,)
 #: Acknowledgements and events held in memory while there is no link; older ones make room.
 HELD_LIMIT = 256
 #: A cloud that comes back is found within half a minute, and many nodes do not knock at once.
@@ -123,7 +126,7 @@ class EdgeHub:
         """Work with a fresh link until it breaks or has to be renewed."""
         reason = "edgecore stops"
         try:
-            await link.send(keepalive(timestamp=self._now()))
+            await link.send(keepalive(timestamp=self._now(), offers=OFFERS))
             self._connections.inc()
             self._connected.set(1)
             log.info("connected to the cloud at %s", link.peer.address or "this process")

@@ -7,6 +7,8 @@ in flight when the link breaks ends right then, so that callers turn to their ro
 import asyncio
 import uuid
 
+import msgspec
+
 from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule, ReplyTimeout
 from edgehive.beehive.message import Message
 from edgehive.kit.clock import Clock, unix_millis
@@ -58,6 +60,10 @@ class Cloud:
         if self._lost is None:
             raise Unreachable("the cloud cannot be reached")
         await self._send(message)
+
+    async def answer(self, message: Message, content: msgspec.Raw) -> None:
+        """Answer a question of the cloud."""
+        await self._send(message.reply(content, timestamp=unix_millis(self._clock.now())))
 
     async def acknowledge(self, message: Message) -> None:
         """Tell the cloud that its message is stored, where it wants to hear that."""

@@ -32,6 +32,7 @@ from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kube import errors
 from edgehive.kube.errors import ApiError, BadRequest, NotFound, TooManyRequests, Unreachable
+from edgehive.wire import inventory
 from edgehive.wire.names import CloudModule, EdgeModule, Group, Operation, ResourceType
 from edgehive.wire.payloads import ObjectAnswer, error_content, read_connection_notice, read_reply
 from edgehive.wire.resource import Resource
@@ -150,6 +151,9 @@ class MetaManager:
         decision = onward.from_cloud(route.operation, route.source, resource.type)
         if decision.refuse:
             raise BadObject(decision.refuse)
+        if decision.ask is Ask.INVENTORY:
+            await self._cloud.answer(message, inventory.content(await self._store.held()))
+            return
         if decision.keep is Keep.REMOVE:
             await self._remove(message, resource, decision)
         elif message.header.parent_id:

@@ -9,6 +9,8 @@ Go: edge/pkg/metamanager/dao
 import sqlite3
 from dataclasses import dataclass
 
+import msgspec
+
 from edgehive.api.document import Document
 from edgehive.api.registry import by_kind
 from edgehive.beehive.message import Message
@@ -16,8 +18,13 @@ from edgehive.edgecore.metamanager import tokens
 from edgehive.edgecore.metamanager.envelope import Age, compare
 from edgehive.kit.sqlite import Database
 from edgehive.wire import codec
+from edgehive.wire.inventory import Held
 from edgehive.wire.names import ResourceType
+from edgehive.wire.payloads import read_error
 from edgehive.wire.resource import NULL_NAMESPACE, Resource
+
+#: Their keys are no paths, and the cloud keeps no record of them.
+_TOKENS = ResourceType.SERVICE_ACCOUNT_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,17 @@ class Metastore:
 
         def work(connection: sqlite3.Connection) -> list[Document]:
             rows = connection.execute("SELECT key, value FROM meta WHERE type = ? ORDER BY key", (type,))
-            return [Document(_bytes(value)) for key, value in rows if key.startswith(prefix)]
+            documents = [Document(_bytes(value)) for key, value in rows if key.startswith(prefix)]
+            return [document for document in documents if _is_object(document)]
+
+        return await self._database.read(work)
+
+    async def held(self) -> list[Held]:
+        """Every object of the cloud that is stored here and readable; what is not, the cloud sends again."""
+
+        def work(connection: sqlite3.Connection) -> list[Held]:
+            rows = connection.execute("SELECT key, value FROM meta WHERE type <> ?", (_TOKENS,))
+            return [held for key, value in rows if (held := _held(key, Document(_bytes(value)))) is not None]
 
         return await self._database.read(work)
 
@@ -136,8 +153,29 @@ def _bytes(value: str | bytes) -> bytes:
 
 
 def _row(connection: sqlite3.Connection, key: str) -> Document | None:
+    """A row that holds no object, as Go stores errors (wire.md B2) and a torn disk leaves behind, is none."""
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return None if row is None else Document(_bytes(row[0]))
+    document = None if row is None else Document(_bytes(row[0]))
+    return document if document is not None and _is_object(document) else None
+
+
+def _is_object(document: Document) -> bool:
+    try:
+        return bool(document.meta.name) or read_error(document.raw) is None
+    except msgspec.DecodeError:
+        return False
+
+
+def _held(key: str, document: Document) -> Held | None:
+    """The entry of one row in the inventory."""
+    try:
+        resource, meta = Resource.parse(key), document.meta
+    except (ValueError, msgspec.DecodeError):
+        return None
+    if not meta.uid or resource.name != meta.name:
+        return None
+    version = int(meta.resource_version) if meta.resource_version.isdecimal() else 0
+    return Held(resource.namespace, resource.type, resource.name, meta.uid, version)
 
 
 def _put(connection: sqlite3.Connection, key: str, type: str, document: Document) -> None:

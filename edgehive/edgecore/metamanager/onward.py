@@ -36,6 +36,8 @@ class Ask(Enum):
     #: Rows confirmed since the link came up, else the cloud, else any row.
     CLOUD_OR_ROWS = "cloud or rows"
     CLOUD = "cloud"
+    #: All rows, as the cloud compares them with its records.
+    INVENTORY = "inventory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ def from_cloud(operation: str, source: str, type: str) -> Onward:
     """The decision for a message of the cloud that answers nobody here (any more)."""
     if source not in CLOUD_SOURCES:
         return Onward(refuse=f"objects of source {source!r} are not stored here")
+    if (operation, type) == (Operation.QUERY, ResourceType.INVENTORY):
+        return Onward(ask=Ask.INVENTORY)
     if operation in (Operation.INSERT, Operation.UPDATE):
         return Onward(keep=Keep.ROW, tell=_told(source, type), acknowledge=True)
     if operation == Operation.DELETE:

@@ -11,12 +11,13 @@ from edgehive.wire.link import JoinRefused
 
 
 async def test_the_first_frame_is_a_keepalive_and_they_go_on(start, cloud, next_message):
+    """Checklist 18. A Go cloud reads no content; ours learns from the first what the edge can do."""
     async with start(cloud, heartbeat=0.01):
         link = await cloud.accept()
-        for _ in range(3):
+        for expected in (b'{"offers":["inventory"]}', b"ping", b"ping"):
             message = await next_message(link, keepalives=True)
             assert (message.route.operation, message.route.resource) == ("keepalive", "node")
-            assert message.content_bytes() == b"ping"
+            assert message.content_bytes() == expected
 
 
 async def test_every_module_learns_of_each_change_exactly_once(edge, cloud):
