@@ -38,7 +38,7 @@ class Site:
     @asynccontextmanager
     async def edged(self) -> AsyncIterator[Edged]:
         kubelet = TailoredKubeletConfig(container_runtime_endpoint=self._endpoint, read_only_port=0)
-        config = EdgedConfig(root_directory=str(self.root), tailored_kubelet_config=kubelet)
+        config = EdgedConfig(root_directory=str(self.root), tailored_kubelet_config=kubelet, report_event=True)
         self._bus = Bus()
         edged = Edged(bus=self._bus, client=self.api, config=config, clock=SystemClock(), node_name=NODE)
         ready = asyncio.Event()

@@ -15,6 +15,8 @@ from edgehive.edgecore.edged.registry_auth import InvalidImageName, credentials,
 from edgehive.protos import cri_pb2 as cri
 
 _FIRST_WAIT, _LONGEST_WAIT = 10.0, 300.0
+#: How long a pod shows ErrImagePull and the registry's words before it shows that it backs off.
+_SHOWN_SECONDS = 5.0
 
 #: Tells an event: type, reason, message.
 Report = Callable[[str, str, str], None]
@@ -136,7 +138,7 @@ class ImagePuller:
         self._waits[key] = _Wait(seconds, _now() + seconds, text)
         tell("Warning", "Failed", f'Failed to pull image "{image}": {text}')
         tell("Warning", "Failed", "Error: ErrImagePull")
-        return ImageError("ErrImagePull", text, retry_after=seconds)
+        return ImageError("ErrImagePull", text, retry_after=min(_SHOWN_SECONDS, seconds / 2))
 
 
 def pull_policy(container: Container, reference: str) -> str:

@@ -75,7 +75,7 @@ def credentials(reference: str, secrets: Sequence[Secret]) -> list[cri.AuthConfi
 def _entries(secret: Secret) -> Iterator[tuple[str, cri.AuthConfig]]:
     for server, held in _servers(secret).items():
         if isinstance(held, Mapping):
-            yield server, _auth(server, held)
+            yield server, _auth(held)
 
 
 def _servers(secret: Secret) -> Mapping[str, Any]:
@@ -91,14 +91,13 @@ def _servers(secret: Secret) -> Mapping[str, Any]:
     return decoded if isinstance(decoded, Mapping) else {}
 
 
-def _auth(server: str, held: Mapping[str, Any]) -> cri.AuthConfig:
+def _auth(held: Mapping[str, Any]) -> cri.AuthConfig:
+    """Without the server's address, as the kubelet sends it: containerd ignores what has one that is no URL."""
     user, password = str(held.get("username") or ""), str(held.get("password") or "")
     if held.get("auth"):
         with suppress(binascii.Error, UnicodeDecodeError):
             user, _, password = base64.b64decode(str(held["auth"])).decode().partition(":")
-    return cri.AuthConfig(
-        username=user, password=password, server_address=server, identity_token=str(held.get("identitytoken") or "")
-    )
+    return cri.AuthConfig(username=user, password=password, identity_token=str(held.get("identitytoken") or ""))
 
 
 def _location(server: str) -> str:

@@ -75,13 +75,15 @@ async def test_failures_back_off_and_recover() -> None:
     puller = ImagePuller(runtime.client())
     events: list[str] = []
     first = await refused(puller, pod("x:1"), events)
-    assert (first.reason, first.retry_after) == ("ErrImagePull", 10)
+    assert (first.reason, first.retry_after) == ("ErrImagePull", 5)
     assert "not found" in first.message
+    await asyncio.sleep(first.retry_after)
     second = await refused(puller, pod("x:1"), events)
-    assert second.reason == "ImagePullBackOff"
+    assert (second.reason, second.retry_after) == ("ImagePullBackOff", 5)
     assert second.message.startswith('Back-off pulling image "x:1": ErrImagePull: failed to pull')
     assert runtime.calls.count("PullImage") == 1
     await asyncio.sleep(second.retry_after)
+    assert (await refused(puller, pod("x:1"))).reason == "ErrImagePull"
     assert (await refused(puller, pod("x:1"))).retry_after == 20
     runtime.registry.add("docker.io/library/x:1")
     await asyncio.sleep(20)
