@@ -288,6 +288,7 @@ def edgecore_config(folder: Path, token: str, endpoint: str) -> dict[str, Any]:
         "hostnameOverride": NODE,
         "nodeIP": EDGE,
         "podSandboxImage": images.PAUSE,
+        "reportEvent": True,
         "rootDirectory": f"{folder}/kubelet",
         "tailoredKubeletConfig": kubelet,
     }

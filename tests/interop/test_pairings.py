@@ -1,4 +1,4 @@
-"""What users of KubeEdge count on, with either half replaced: joining, pods, configuration, tokens, volumes, cuts, restarts.
+"""What users of KubeEdge count on, with either half replaced: joining, pods, configuration, volumes, cuts, restarts.
 
 Every test runs on every pairing there is; the node is deleted last. The wire.md items they show stand in brackets.
 """
@@ -117,9 +117,7 @@ def test_a_certificate_is_issued_for_a_token(pairing: Pairing) -> None:
     status, body = ask(pairing, "another-edge", token=bearer(pairing))
     assert status == 200, body
     certificate = x509.load_der_x509_certificate(body)
-    assert certificate.subject.rfc4514_string().endswith("CN=system:node:another-edge") or (
-        "CN=system:node:another-edge" in certificate.subject.rfc4514_string()
-    )
+    assert "CN=system:node:another-edge" in certificate.subject.rfc4514_string()
 
 
 def test_a_certificate_is_renewed_with_the_one_before(pairing: Pairing) -> None:
@@ -415,7 +413,9 @@ def test_changes_made_while_cloudcore_is_down_arrive(pairing: Pairing) -> None:
 
 def test_a_big_secret_passes(pairing: Pairing) -> None:
     """[13] As much as the API takes."""
-    pairing.apply(secret("big", blob="x" * 700_000))
+    path = pairing.hosts.data / "big.json"
+    path.write_text(json.dumps(secret("big", blob="x" * 700_000)))
+    pairing.kubectl("create", "-f", str(path))
     pairing.apply(pod("heavy", **mounted(big={"secret": {"secretName": "big"}})))
     found = pairing.until_running("heavy")
     assert pairing.inside(found, "sh", "-c", "wc -c < /big/blob").strip() == "700000"

@@ -41,6 +41,7 @@ from edgehive.edgecore.edged.reporter import Reporter
 from edgehive.edgecore.edged.resolver import parse_resolv_conf
 from edgehive.edgecore.edged.runtime import NodeFacts, PodRuntime
 from edgehive.edgecore.edged.stats import StatsSummary
+from edgehive.edgecore.edged.volumes.claims import ClaimedVolumes
 from edgehive.edgecore.edged.volumes.local import LocalVolumes
 from edgehive.edgecore.edged.volumes.projected import ProjectedVolumes
 from edgehive.kit import metrics
@@ -128,7 +129,7 @@ class Edged:
         self._runtime = PodRuntime(
             self._cri,
             self._client,
-            (LocalVolumes(self._root), projected),
+            (LocalVolumes(self._root), ClaimedVolumes(self._client), projected),
             facts,
             self._root,
             self._tell,
