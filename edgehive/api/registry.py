@@ -60,7 +60,8 @@ def _row(
 
 PODS = _core(
     "Pod", "pods", True, "po", categories=("all",),
-    subresources=("status", "binding", "eviction", "log", "exec", "attach", "portforward", "ephemeralcontainers"),
+    subresources=("status", "binding", "eviction", "log", "exec", "attach", "portforward", "proxy",
+                  "ephemeralcontainers"),
 )  # fmt: skip
 NODES = _core("Node", "nodes", False, "no", subresources=("status", "proxy"))
 NAMESPACES = _core("Namespace", "namespaces", False, "ns", subresources=("status", "finalize"))

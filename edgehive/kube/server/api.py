@@ -29,9 +29,6 @@ from edgehive.kube.store import Store
 Json = dict[str, Any]
 Patch = Mapping[str, Any] | Sequence[Any]
 
-#: Subresources a kubelet answers; see `proxy`.
-STREAMED = frozenset({"log", "exec", "attach", "portforward", "proxy"})
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:

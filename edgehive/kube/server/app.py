@@ -28,7 +28,7 @@ from edgehive.kube.server.tokens import ISSUER, Tokens
 from edgehive.kube.store import Store
 
 if TYPE_CHECKING:
-    from edgehive.kube.server.proxy import KubeletAddress
+    from edgehive.kube.server.kubelets import KubeletAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,24 +106,30 @@ class ApiServer:
         without_credentials: User = ANONYMOUS,
         static_tokens: Mapping[str, User] | None = None,
         kubelet: "KubeletAddress | None" = None,
+        kubelet_tls: ssl.SSLContext | None = None,
         metrics: CollectorRegistry | None = None,
     ) -> AsyncIterator[tuple[str, int]]:
-        """Answer HTTP until the block is left; gives the address. Raises PortInUse."""
+        """Answer HTTP until the block is left; gives the address. Raises PortInUse.
+
+        `kubelet` knows the way to nodes (without it their own word counts), `kubelet_tls` verifies them.
+        """
         from edgehive.kit import http
         from edgehive.kube.server.auth import Authenticator
-        from edgehive.kube.server.proxy import KubeletProxy
+        from edgehive.kube.server.backends import Backends
+        from edgehive.kube.server.connect import Connect
+        from edgehive.kube.server.kubelets import Kubelets, reported_address
         from edgehive.kube.server.rest import Rest, RestParts
 
         authenticator = Authenticator(
             tokens=self.tokens, static_tokens=static_tokens, without_credentials=without_credentials
         )
-        parts = RestParts(
-            self.api, authenticator, KubeletProxy(self.store, kubelet), self.clock, metrics or CollectorRegistry(),
-            lambda: self._ready,
-        )  # fmt: skip
-        application = Rest(parts).application()
-        async with http.serve(application, host=host, port=port, ssl_context=ssl_context) as address:
-            yield address
+        metrics = metrics or CollectorRegistry()
+        async with Backends(kubelet_tls) as backends:
+            connect = Connect(Kubelets(self.store, kubelet or reported_address), backends, self.api.authorize, metrics)
+            parts = RestParts(self.api, authenticator, connect, self.clock, metrics, lambda: self._ready)
+            application = Rest(parts).application()
+            async with http.serve(application, host=host, port=port, ssl_context=ssl_context) as address:
+                yield address
 
     def client(self, user: str = "admin", groups: Sequence[str] = (MASTERS,)) -> LocalClient:
         """A client in this process, as that user."""

@@ -18,15 +18,15 @@ from edgehive.kit.clock import Clock
 from edgehive.kit.http import MAX_BODY
 from edgehive.kube.client import PatchType
 from edgehive.kube.errors import ApiError, MethodNotAllowed, NotFound, ServerError
-from edgehive.kube.server import answers, bodies, discovery, negotiation, urls
+from edgehive.kube.server import answers, bodies, discovery, negotiation, swagger, urls
 from edgehive.kube.server.answers import Renderer
-from edgehive.kube.server.api import STREAMED, Api, success
+from edgehive.kube.server.api import Api, success
 from edgehive.kube.server.auth import Authenticator, impersonated
+from edgehive.kube.server.connect import CONNECTED, Connect
 from edgehive.kube.server.identity import Attributes, User
 from edgehive.kube.server.negotiation import Representation, View
 from edgehive.kube.server.openapi import OpenApi
 from edgehive.kube.server.options import Call
-from edgehive.kube.server.proxy import KubeletProxy, not_offered
 from edgehive.kube.server.urls import ResourcePath
 
 log = logging.getLogger("edgehive.kube.server")
@@ -62,7 +62,7 @@ class RestParts:
 
     api: Api
     authenticator: Authenticator
-    proxy: KubeletProxy
+    connect: Connect
     clock: Clock
     metrics: CollectorRegistry
     ready: Callable[[], bool]
@@ -120,11 +120,8 @@ class Rest:
         return response
 
     async def _dispatch(self, request: web.Request, call: Call, place: ResourcePath) -> web.StreamResponse:
-        if call.subresource in STREAMED:
-            if call.subresource == "log" and request.method == "GET":
-                self._api.authorize(call, "get")
-                return await self._parts.proxy.log(call, request)
-            raise not_offered(call)
+        if call.subresource in CONNECTED:
+            return await self._parts.connect.answer(request, call)
         if place.watch or (
             call.name and not call.subresource and bodies.wants_watch(request) and request.method == "GET"
         ):
@@ -220,6 +217,8 @@ class Rest:
             return self._health(request, path)
         if path == "/metrics":
             return web.Response(body=generate_latest(self._parts.metrics), content_type="text/plain")
+        if path == "/openapi/v2":
+            return self._swagger(request)
         if path.startswith("/openapi/v3"):
             return self._open_api(path.removeprefix("/openapi/v3").strip("/"))
         value = self._described(request, path)
@@ -238,6 +237,11 @@ class Rest:
             return web.Response(text=f"[+]ping ok\n[+]store ok\n{name} check passed\n")
         return web.Response(text="ok")
 
+    def _swagger(self, request: web.Request) -> web.Response:
+        if swagger.PROTOBUF in request.headers.get("Accept", ""):
+            return web.Response(body=swagger.protobuf(VERSION["gitVersion"]), content_type=swagger.PROTOBUF)
+        return _answer(answers.render(swagger.document(VERSION["gitVersion"]), Representation()), Representation())
+
     def _open_api(self, path: str) -> web.Response:
         if not path:
             return _answer(answers.render(self._openapi.index(), Representation()), Representation())
@@ -254,7 +258,7 @@ class Rest:
         if path in ("/api", "/apis"):
             return self._roots(request, core=path == "/api")
         if path == "/":
-            return {"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz",
+            return {"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz",
                               "/version"]}  # fmt: skip
         if parts[0] == "api" and len(parts) == 2:
             return self._resources("", parts[1])

@@ -41,3 +41,10 @@ def read(path: str) -> ResourcePath | None:
         namespace, parts = parts[1], parts[2:]
     plural, name, subresource, *rest = [*parts, "", "", ""][: max(len(parts), 3)]
     return ResourcePath(group, version, plural, namespace, name, subresource, "/".join(r for r in rest if r), watch)
+
+
+def split_behind(raw_path: str, count: int) -> tuple[str, str]:
+    """A path as it was sent: its first `count` segments, and the rest with slash and query, neither decoded."""
+    segments = raw_path.partition("?")[0].split("/")
+    prefix = "/".join(segments[: count + 1])
+    return prefix, raw_path[len(prefix) :]

@@ -75,7 +75,8 @@ async def test_an_empty_list_has_items_and_a_version(http: aiohttp.ClientSession
         ("GET", f"{MAPS}?resourceVersionMatch=Exact", {}, b"", 422, "Invalid"),
         ("GET", f"{MAPS}?limit=1&continue=bad", {}, b"", 400, "BadRequest"),
         ("GET", MAPS, {"Authorization": "Bearer nonsense"}, b"", 401, "Unauthorized"),
-        ("GET", "/api/v1/namespaces/default/pods/p/exec", {}, b"", 501, "NotImplemented"),
+        ("GET", "/api/v1/namespaces/default/pods/p/exec", {}, b"", 404, "NotFound"),
+        ("PUT", "/api/v1/namespaces/default/pods/p/exec", {}, b"", 405, "MethodNotAllowed"),
     ],
 )
 async def test_refusals_are_statuses(
