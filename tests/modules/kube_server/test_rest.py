@@ -102,7 +102,7 @@ async def test_watch_sends_initial_state_its_end_and_news(cluster: Cluster, http
 
 async def test_a_watch_from_before_history_ends_with_an_error_event(http: aiohttp.ClientSession) -> None:
     async with Cluster() as small, small.serve() as url:
-        small.store._compacted = 100  # type: ignore[attr-defined]
+        small.store._compacted = small.store.revision  # type: ignore[attr-defined]
         async with http.get(f"{url}{MAPS}", params={"watch": "1", "resourceVersion": "1"}) as response:
             event = json.loads(await response.read())
     assert (response.status, event["type"], event["object"]["reason"]) == (200, "ERROR", "Expired")
