@@ -7,6 +7,7 @@ from pod_site import Site, container, first, named, running, until
 
 from edgehive.api.registry import CONFIG_MAPS, PODS, SECRETS
 from edgehive.edgecore.edged.cri import CriClient
+from edgehive.edgecore.edged.volumes.local import mount_points
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(180)]
 
@@ -41,6 +42,34 @@ async def test_env_and_volumes_come_from_configmaps_and_secrets_and_follow_them(
         await until(lambda: "blue 1234 configured" in site.log("configured"))
         await site.api.patch(CONFIG_MAPS, "settings", {"data": {"color": "green"}}, "default")
         await until(lambda: site.log("configured").endswith("green"))
+
+
+async def test_an_empty_dir_in_memory_is_a_tmpfs_of_its_size_and_leaves_with_the_pod(site: Site) -> None:
+    mounts = [{"name": "fast", "mountPath": "/fast"}, {"name": "small", "mountPath": "/small"}]
+    script = (
+        "df -k /fast /small; echo kept > /fast/file; head -c 2000000 /dev/zero > /small/file || echo full; sleep 60"
+    )
+    pod = container(script, volumeMounts=mounts, resources={"limits": {"memory": "64Mi"}})
+    async with site.edged():
+        volumes = [
+            {"name": "fast", "emptyDir": {"medium": "Memory"}},
+            {"name": "small", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        ]
+        await site.create("memory", containers=[pod], volumes=volumes, terminationGracePeriodSeconds=1)
+        await site.status("memory", running)
+        await until(lambda: "full" in site.log("memory"))
+        assert [line.split()[:2] for line in site.log("memory").splitlines() if line.startswith("tmpfs")] == [
+            ["tmpfs", "65536"],
+            ["tmpfs", "1024"],
+        ]
+        uid = (await site.api.get(PODS, "memory", "default")).meta.uid
+        folder = site.root / "pods" / uid / "volumes" / "kubernetes.io~empty-dir"
+        assert (folder / "fast" / "file").read_text() == "kept\n"
+        assert {str(folder / "fast"), str(folder / "small")} <= mount_points()
+        await site.api.delete(PODS, "memory", "default")
+        await site.gone("memory")
+        await until(lambda: not folder.exists())
+        assert not any(point.startswith(str(folder)) for point in mount_points())
 
 
 async def test_init_containers_run_in_order_before_the_pod(site: Site) -> None:

@@ -15,6 +15,8 @@ from enum import Enum
 
 from edgehive.api.core import Container, Pod
 
+#: The waiting reason of a container that is restarted later.
+CRASH_LOOP = "CrashLoopBackOff"
 CRASH_FIRST_SECONDS = 10.0
 CRASH_LIMIT_SECONDS = 300.0
 #: A container that ran this long is no crash loop any more.
@@ -492,7 +494,7 @@ class _Draft:
         meta = self.desired.pod.metadata
         where = f"container={container.name} pod={meta.name}_{meta.namespace}({meta.uid})"
         message = f"back-off {_go_duration(crash.seconds)} restarting failed {where}"
-        self._hold(container.name, "CrashLoopBackOff", message, until)
+        self._hold(container.name, CRASH_LOOP, message, until)
         return True
 
     def _hold(self, name: str, reason: str, message: str, until: datetime) -> None:

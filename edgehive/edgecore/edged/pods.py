@@ -20,6 +20,7 @@ from edgehive.api.document import Document
 from edgehive.edgecore.edged import cgroups
 from edgehive.edgecore.edged.cri import RuntimeRefused
 from edgehive.edgecore.edged.plan import (
+    CRASH_LOOP,
     POD,
     Action,
     CreateSandbox,
@@ -108,6 +109,8 @@ class PodWorker:
         self._places: dict[str, str] | None = None
         self._stale_volumes = False
         self._stop_failures = 0
+        #: Containers whose back-off was told in an event.
+        self._told_back_off: set[str] = set()
         self._released = False
         self.erased = False
 
@@ -195,6 +198,7 @@ class PodWorker:
         steps = plan(self.desired, self.observed, self.notes, now)
         if not self.desired.removed:
             self._parts.reporter.report(self.uid, self._status(steps, now))
+        self._tell_back_off(steps)
         self._sync_probes(steps)
         await self._act(steps)
         renewal = await self._keep_volumes_fresh(now)
@@ -210,6 +214,19 @@ class PodWorker:
         around = Surroundings(self._parts.runtime.facts.host_ip, qos_class=cgroups.qos_class(self.pod).value)
         previous = self._parts.reporter.last(self.uid)
         return pod_status(self.desired, self.observed, steps, self.notes, now, around, previous)
+
+    def _tell_back_off(self, steps: Plan) -> None:
+        """Once for every container that crashed and has to wait."""
+        meta = self.pod.metadata
+        waiting = {}
+        for name, (reason, _) in steps.held.items():
+            crashed = self.observed.latest(name)
+            if reason == CRASH_LOOP and crashed is not None:
+                waiting[crashed.id] = name
+        for name in (name for id, name in waiting.items() if id not in self._told_back_off):
+            text = f"Back-off restarting failed container {name} in pod {meta.name}_{meta.namespace}({meta.uid})"
+            self._parts.tell(self.pod, name, "Warning", "BackOff", text)
+        self._told_back_off = set(waiting)
 
     @property
     def _busy(self) -> bool:

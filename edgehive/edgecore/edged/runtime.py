@@ -182,7 +182,10 @@ class PodRuntime:
             maker = next((maker for maker in self._volumes if maker.handles(volume)), None)
             if maker is None:
                 raise VolumeError(f'volume "{volume.name}" is of a kind this node does not provide')
-            places[volume.name] = str(await maker.prepare(pod, volume))
+            try:
+                places[volume.name] = str(await maker.prepare(pod, volume))
+            except VolumeError as error:
+                raise VolumeError(f'MountVolume.SetUp failed for volume "{volume.name}" : {error}') from error
         return places
 
     def next_renewal(self, uid: str) -> datetime | None:

@@ -2,34 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from edgehive.api.config.edgecore import Edged as EdgedConfig
 from edgehive.api.config.edgecore import TailoredKubeletConfig
 from edgehive.api.document import Document
-from edgehive.api.registry import PODS, ApiResource
+from edgehive.api.registry import EVENTS, PODS, ApiResource
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.message import Message
 from edgehive.edgecore.edged.edged import Edged
 from edgehive.kit.clock import Clock
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import DocumentList
-from edgehive.kube.errors import Unreachable
+from edgehive.kube.errors import NotFound, Unreachable
 from edgehive.testing.cluster import Cluster
 from edgehive.testing.cri import FakeRuntime
+from edgehive.testing.virtual_time import LoopClock, threads_take_no_time
 
 NODE = "edge-1"
-START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-class LoopClock:
-    """The date goes with the loop's time, so that virtual time moves both."""
-
-    def now(self) -> datetime:
-        return START + timedelta(seconds=asyncio.get_running_loop().time())
 
 
 class Flaky:
@@ -62,22 +54,25 @@ class Flaky:
 
 
 class Rig:
-    """One node. `settings` are of its kubelet configuration."""
+    """One node."""
 
     def __init__(self, cluster: Cluster, root: Path, clock: Clock, **settings: Any) -> None:
         self.api = cluster.client()
         self.client = Flaky(self.api)
         self.clock = clock
         self.runtime = FakeRuntime(images=["localhost/busybox:1"], clock=clock)
+        #: Of edged and of its kubelet; `settings` are of the latter.
+        self.options: dict[str, Any] = {"report_event": True}
         self.settings = settings
         self.root = root
         self.bus = Bus()
         self.edged: Edged
+        self.life = AsyncExitStack()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Edged]:
         kubelet = TailoredKubeletConfig(read_only_port=0, **self.settings)
-        config = EdgedConfig(root_directory=str(self.root), tailored_kubelet_config=kubelet)
+        config = EdgedConfig(root_directory=str(self.root), tailored_kubelet_config=kubelet, **self.options)
         self.bus = Bus()
         self.edged = Edged(
             bus=self.bus,
@@ -95,6 +90,10 @@ class Rig:
             yield self.edged
         finally:
             await cancel_and_join(task)
+
+    async def boot(self) -> None:
+        """Run edged until the test is over. In the test itself: virtual time does not reach into fixtures."""
+        await self.life.enter_async_context(self.running())
 
     @property
     def port(self) -> int:
@@ -124,10 +123,36 @@ class Rig:
         await self.until(name, lambda status: status.get("phase") == "Running")
         return made
 
+    async def delete(self, made: dict[str, Any], *, grace: int = 30) -> None:
+        """Delete it as a user does: the node is told, and told again when the API has let go of it."""
+        name = made["metadata"]["name"]
+        terminating = await self.api.delete(PODS, name, "default", grace_period_seconds=grace)
+        assert terminating is not None
+        await self.tell("update", f"default/pod/{name}", terminating.to_dict())
+
+    async def gone(self, name: str) -> None:
+        async with asyncio.timeout(300):
+            while True:
+                try:
+                    await self.api.get(PODS, name, "default")
+                except NotFound:
+                    return
+                await asyncio.sleep(0.01)
+
+    @staticmethod
+    async def after(seconds: float) -> None:
+        """Let (virtual) time pass."""
+        await asyncio.sleep(seconds)
+
+    async def events(self, reason: str = "") -> list[dict[str, Any]]:
+        """Everything edged told of pods, or what it told for this reason."""
+        found = [item.to_dict() for item in (await self.api.list(EVENTS, "default")).items]
+        return [item for item in found if item["involvedObject"]["kind"] == "Pod" and reason in ("", item["reason"])]
+
     async def until(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         last: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(300):
                 while True:
                     last = (await self.api.get(PODS, name, "default")).to_dict()["status"]
                     if wanted(last):
@@ -138,6 +163,17 @@ class Rig:
 
 
 async def until(check: Callable[[], Any]) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(300):
         while not check():
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def node(root: Path, **settings: Any) -> AsyncIterator[Rig]:
+    """A node in virtual time; the test is marked `looptime`."""
+    threads_take_no_time()
+    clock = LoopClock()
+    async with Cluster(clock=clock) as cluster:
+        rig = Rig(cluster, root, clock, **settings)
+        async with rig.life:
+            yield rig

@@ -9,7 +9,7 @@ import pytest
 
 from edgehive.api.core import Pod, Volume
 from edgehive.api.document import Document
-from edgehive.edgecore.edged.volumes.local import LocalVolumes, VolumeError, remove_pod_directory
+from edgehive.edgecore.edged.volumes.local import LocalVolumes, VolumeError, memory_size, remove_pod_directory
 from edgehive.edgecore.edged.volumes.projected import File, ProjectedVolumes, write_atomically
 from edgehive.kit.clock import FixedClock, rfc3339
 from edgehive.kube.errors import NotFound, Unreachable
@@ -150,3 +150,19 @@ async def test_an_empty_dir_is_writable_and_goes_with_the_pod(tmp_path: Path) ->
     assert not (tmp_path / "pods" / "u").exists()
     with pytest.raises(VolumeError):
         await remove_pod_directory(tmp_path, "../u")
+
+
+@pytest.mark.parametrize(("limit", "containers", "size"), [
+    (None, [None], None), ("1Mi", [None], 2**20), (None, ["64Mi", None, "32Mi"], 96 * 2**20),
+    ("1Gi", ["64Mi"], 64 * 2**20), ("1Mi", ["64Mi"], 2**20),
+])  # fmt: skip
+def test_memory_for_an_empty_dir_is_limited_by_itself_and_by_its_pod(
+    limit: str | None, containers: list[str | None], size: int | None
+) -> None:
+    source = {"medium": "Memory"} | ({"sizeLimit": limit} if limit else {})
+    wanted = pod({"name": "v", "emptyDir": source})
+    body = [{"name": "c", "resources": {"limits": {"memory": item} if item else {}}} for item in containers]
+    limited = Document.of({"spec": {"containers": body}}).read(Pod)
+    empty_dir = only(wanted).empty_dir
+    assert empty_dir is not None
+    assert memory_size(empty_dir, limited) == size

@@ -56,7 +56,7 @@ async def test_a_refusal_carries_code_and_text(tmp_path: Path) -> None:
 async def test_a_slow_runtime_meets_the_deadline(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     runtime.delay("ListContainers", 60)
-    async with runtime.serve(tmp_path / "cri.sock") as endpoint, CriClient(endpoint, timeout=0.1) as client:
+    async with runtime.serve(tmp_path / "cri.sock") as endpoint, CriClient(endpoint, timeout=0.01) as client:
         with pytest.raises(RuntimeRefused) as slow:
             await client.list_containers()
     assert slow.value.code == "DEADLINE_EXCEEDED"

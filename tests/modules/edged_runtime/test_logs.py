@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, Counter
 
+from edgehive.edgecore.edged import logs
 from edgehive.edgecore.edged.cri import RuntimeRefused
 from edgehive.edgecore.edged.kubelet_server import KubeletServer
 from edgehive.edgecore.edged.logs import LogFile, LogOptions, LogRotation, read_log, rotated
@@ -20,6 +21,7 @@ from edgehive.edgecore.edged.streaming import Unavailable
 from edgehive.kit.clock import FixedClock
 from edgehive.protos import cri_pb2 as cri
 from edgehive.testing.cri import FakeRuntime
+from edgehive.testing.virtual_time import threads_take_no_time
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -79,7 +81,9 @@ async def test_damaged_lines_are_skipped_and_a_missing_file_is_empty(path: Path)
     assert await read(path, tail=3) == ""
 
 
+@pytest.mark.looptime
 async def test_following_goes_through_a_rotation_to_the_end(path: Path) -> None:
+    threads_take_no_time()
     path.write_text(line(0, "a"))
     running = True
 
@@ -87,7 +91,7 @@ async def test_following_goes_through_a_rotation_to_the_end(path: Path) -> None:
         return running
 
     seen: list[bytes] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for piece in read_log(LogFile(path, runs), LogOptions(follow=True)):
             seen.append(piece)
             match piece:
@@ -218,15 +222,30 @@ async def test_questions_that_cannot_be_answered(http: TestClient, where: str, s
     assert await get(http, f"/containerLogs/{where}") == (status, text)
 
 
-async def test_a_reader_who_leaves_a_silent_log_is_noticed(http: TestClient) -> None:
+async def test_a_reader_who_leaves_a_silent_log_is_noticed(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Places(asyncio.Semaphore):
+        """Tells when the last follower has given its place back."""
+
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.given_back = 0
+            self.free = asyncio.Event()
+
+        def release(self) -> None:
+            super().release()
+            self.given_back += 1
+            if self.given_back == 3:
+                self.free.set()
+
+    monkeypatch.setattr(logs, "_POLL_SECONDS", 0.001)
+    http.door._followers = places = Places()
     http.source.running = True
     for _ in range(3):
         async with http.get("/containerLogs/ns/p/c?follow=true") as response:
             assert await response.content.readline() == b"one\n"
             response.close()
     async with asyncio.timeout(10):
-        while http.door._followers._value < 64:
-            await asyncio.sleep(0.02)
+        await places.free.wait()
 
 
 async def test_other_routes(http: TestClient) -> None:

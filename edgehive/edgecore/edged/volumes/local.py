@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgehive.api.core import EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume
+from edgehive.edgecore.edged.cgroups import memory_bytes
 from edgehive.kube import quantity
 
 _MOUNT_SECONDS = 10.0
@@ -70,7 +71,7 @@ class LocalVolumes:
         try:
             _make_folder(folder)
             if source.medium == "Memory" and str(folder) not in mount_points():
-                await _mount_tmpfs(folder, source)
+                await _mount_tmpfs(folder, memory_size(source, pod))
             own_for_group(folder, pod)
         except OSError as error:
             raise VolumeError(f"cannot make emptyDir {folder}: {error.strerror}") from error
@@ -92,10 +93,15 @@ def own_for_group(folder: Path, pod: Pod) -> None:
     folder.chmod(0o2777)
 
 
-async def _mount_tmpfs(folder: Path, source: EmptyDirVolumeSource) -> None:
-    options = "mode=0777"
-    if source.size_limit is not None:
-        options += f",size={int(quantity.parse(source.size_limit))}"
+def memory_size(source: EmptyDirVolumeSource, pod: Pod) -> int | None:
+    """The smaller of the volume's limit and the memory its pod may use; None without either: the kernel's default."""
+    pods = sum(memory_bytes(item.resources.limits) or 0 for item in pod.spec.containers)
+    own = int(quantity.parse(source.size_limit)) if source.size_limit is not None else 0
+    return min((size for size in (pods, own) if size > 0), default=None)
+
+
+async def _mount_tmpfs(folder: Path, size: int | None) -> None:
+    options = "mode=0777" if size is None else f"mode=0777,size={size}"
     await _run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
 
 
