@@ -62,6 +62,7 @@ class FakeRuntime:
         self._delays: dict[str, float] = {}
         self._listeners: set[asyncio.Queue[events.Envelope]] = set()
         self._counter = 0
+        self._away = False
         for reference in images:
             self.add_image(reference)
 
@@ -82,6 +83,13 @@ class FakeRuntime:
     def fail(self, method: str, code: str, text: str, *, times: int = 1) -> None:
         """Refuse the next calls of a method."""
         self._faults[method].extend([RuntimeRefused(method, code, text)] * times)
+
+    def go_away(self) -> None:
+        """Every call fails as if nobody listened, until `come_back`."""
+        self._away = True
+
+    def come_back(self) -> None:
+        self._away = False
 
     def delay(self, method: str, seconds: float) -> None:
         """Make every call of a method take this long."""
@@ -151,6 +159,9 @@ class FakeRuntime:
     async def handle(self, method: str, request: Any) -> Message:
         """One call by its CRI name; raises RuntimeRefused."""
         self.calls.append(method)
+        if self._away:
+            text = "no container runtime listens on /run/fake.sock: start containerd"
+            raise RuntimeRefused(method, "UNAVAILABLE", text)
         if method in self._delays:
             await asyncio.sleep(self._delays[method])
         if self._faults[method]:

@@ -80,12 +80,17 @@ class Housekeeping:
             group.create_task(self._every(_IMAGES_SECONDS, self._collect_images), name="image collection")
 
     async def _every(self, pause: float, work: Callable[[], Awaitable[None]]) -> None:
+        said = ""
         while True:
             await asyncio.sleep(pause)
             try:
                 await work()
+                said = ""
             except (RuntimeRefused, VolumeError, OSError) as error:
-                log.info("housekeeping: %s", error)
+                # A runtime that is away is told of by pleg, once; other trouble here, once.
+                away = isinstance(error, RuntimeRefused) and error.transient
+                log.log(logging.DEBUG if away or str(error) == said else logging.INFO, "housekeeping: %s", error)
+                said = str(error)
 
     # orphans
 

@@ -144,9 +144,7 @@ async def test_a_delete_for_another_uid_touches_nothing(rig: Rig) -> None:
 
 
 async def test_a_missing_runtime_is_said_in_the_nodes_status_and_outlived(rig: Rig) -> None:
-    rig.runtime.fail(
-        "Version", "UNAVAILABLE", "no container runtime listens on /run/x.sock: start containerd", times=1000
-    )
+    rig.runtime.go_away()
     async with rig.running() as edged:
         async with asyncio.timeout(60):
             while True:
@@ -158,9 +156,30 @@ async def test_a_missing_runtime_is_said_in_the_nodes_status_and_outlived(rig: R
         ready = next(item for item in node["status"]["conditions"] if item["type"] == "Ready")
         assert ready["status"] == "False"
         assert "start containerd" in ready["message"]
-        rig.runtime._faults.clear()
+        rig.runtime.come_back()
         edged._node.look_now()
         await _node_ready(rig)
+
+
+async def test_a_missing_runtime_is_told_once_and_so_is_its_return(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    def said() -> list[str]:
+        return [item.getMessage() for item in caplog.records if item.name == "edgehive.edged"]
+
+    caplog.set_level("INFO")
+    rig.runtime.go_away()
+    async with rig.running():
+        await rig.after(600)
+        (line,) = said()
+        assert line.startswith("the container runtime does not answer, trying again: ")
+        assert "no container runtime listens on /run/fake.sock: start containerd" in line
+        caplog.clear()
+        rig.runtime.come_back()
+        await rig.after(60)
+        assert said() == ["the container runtime answers"]
+        caplog.clear()
+        rig.runtime.go_away()
+        await rig.after(600)
+        assert len(said()) == 1
 
 
 async def test_a_node_deleted_by_somebody_registers_again_with_its_lease(rig: Rig) -> None:

@@ -124,6 +124,7 @@ async def test_what_does_not_run_or_does_not_upgrade_is_said(rig: Rig) -> None:
     assert await ask(rig, "/exec/default/web/c?command=ls&output=1") == (400, "Upgrade request required")
     rig.runtime.script("c", [0])
     rig.runtime.exit(rig.runtime.running("c")[0], 0)
+    await rig.edged._pleg.relist()
     await rig.until("web", lambda status: "waiting" in status["containerStatuses"][0]["state"])
     assert await ask(rig, "/exec/default/web/c?command=ls&output=1", **UPGRADE) == (
         400,
