@@ -141,6 +141,7 @@ async def _api_server(
     options = ServerOptions(
         service_account_key=identity.service_account_key,
         service_account_admission=True,
+        node_metrics=True,
         definitions=kubeedge_definitions(),
         extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet),),
     )

@@ -25,6 +25,7 @@ from edgehive.kube.server.identity import ANONYMOUS, AUTHENTICATED, MASTERS, All
 from edgehive.kube.server.local import LocalClient
 from edgehive.kube.server.reviews import REVIEWS
 from edgehive.kube.server.tokens import ISSUER, Tokens
+from edgehive.kube.server.usage import NODE_METRICS, POD_METRICS
 from edgehive.kube.store import Store
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class ServerOptions:
     issuer: str = ISSUER
     #: Pods get the token volume, and their service account must exist.
     service_account_admission: bool = False
+    #: Serve metrics.k8s.io, asked of the nodes' kubelets.
+    node_metrics: bool = False
     #: Kinds served beside the built-in ones without a CRD.
     extra_resources: tuple[ApiResource, ...] = ()
     #: CustomResourceDefinitions that are there from the start; what a database already has stays as it is.
@@ -62,7 +65,8 @@ class ApiServer:
         options = options or ServerOptions()
         self.store = store
         self.clock = clock
-        self.catalog = Catalog(BUILTIN + OTHER_VERSIONS + REVIEWS + options.extra_resources)
+        metrics = (NODE_METRICS, POD_METRICS) if options.node_metrics else ()
+        self.catalog = Catalog(BUILTIN + OTHER_VERSIONS + REVIEWS + metrics + options.extra_resources)
         self._ready = False
         self._custom: asyncio.Task[None] | None = None
         key = options.service_account_key
@@ -118,6 +122,7 @@ class ApiServer:
         from edgehive.kube.server.backends import Backends
         from edgehive.kube.server.connect import Connect
         from edgehive.kube.server.kubelets import Kubelets, reported_address
+        from edgehive.kube.server.metrics_api import MetricsApi
         from edgehive.kube.server.rest import Rest, RestParts
 
         authenticator = Authenticator(
@@ -125,8 +130,10 @@ class ApiServer:
         )
         metrics = metrics or CollectorRegistry()
         async with Backends(kubelet_tls) as backends:
-            connect = Connect(Kubelets(self.store, kubelet or reported_address), backends, self.api.authorize, metrics)
-            parts = RestParts(self.api, authenticator, connect, self.clock, metrics, lambda: self._ready)
+            kubelets = Kubelets(self.store, kubelet or reported_address)
+            connect = Connect(kubelets, backends, self.api.authorize, metrics)
+            usage = MetricsApi(self.store, kubelets, backends, self.clock)
+            parts = RestParts(self.api, authenticator, connect, usage, self.clock, metrics, lambda: self._ready)
             application = Rest(parts).application()
             async with http.serve(application, host=host, port=port, ssl_context=ssl_context) as address:
                 yield address

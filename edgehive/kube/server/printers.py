@@ -408,9 +408,22 @@ def _pod_template(obj: Json, _: datetime) -> list[Any]:
     return [_name(obj), *containers(part(template, "spec")), labels(part(template, "metadata").get("labels"))]
 
 
+def _node_usage(obj: Json, _: datetime) -> list[Any]:
+    used = part(obj, "usage")
+    return [_name(obj), used.get("cpu", ""), used.get("memory", ""), obj.get("window", "")]
+
+
+def _pod_usage(obj: Json, _: datetime) -> list[Any]:
+    used = [part(item, "usage") for item in obj.get("containers") or ()]
+    cpu = sum(int(str(item.get("cpu", "0")).removesuffix("n")) for item in used)
+    memory = sum(int(str(item.get("memory", "0Ki")).removesuffix("Ki")) for item in used)
+    return [_name(obj), f"{cpu}n" if cpu else "0", f"{memory}Ki", obj.get("window", "")]
+
+
 _WIDE: Final = ("Containers*", "Images*", "Selector*")
 _REPLICAS: Final = ("Name", "Desired:integer", "Current:integer", "Ready:integer", "Age", *_WIDE)
 _CREATED: Final = Printer(("Name", "Created At"), _created)
+_USAGE: Final = ("Name", "cpu", "memory", "Window")
 _EVENTS: Final = Printer(
     ("Last Seen", "Type", "Reason", "Object", "Subobject*", "Source*", "Message", "First Seen*", "Count*", "Name*"),
     _event,
@@ -491,5 +504,7 @@ PRINTERS: Final[dict[str, Printer]] = {
     "runtimeclasses.node.k8s.io": Printer(("Name", "Handler", "Age"), _runtime_class),
     "resourcequotas": Printer(("Name", "Request", "Limit", "Age"), _quota),
     "limitranges": _CREATED,
+    "nodes.metrics.k8s.io": Printer(_USAGE, _node_usage),
+    "pods.metrics.k8s.io": Printer(_USAGE, _pod_usage),
     "podtemplates": Printer(("Name", "Containers", "Images", "Pod Labels"), _pod_template),
 }  # fmt: skip

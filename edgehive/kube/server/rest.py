@@ -18,12 +18,13 @@ from edgehive.kit.clock import Clock
 from edgehive.kit.http import MAX_BODY
 from edgehive.kube.client import PatchType
 from edgehive.kube.errors import ApiError, MethodNotAllowed, NotFound, ServerError
-from edgehive.kube.server import answers, bodies, discovery, negotiation, swagger, urls
+from edgehive.kube.server import answers, bodies, discovery, negotiation, swagger, urls, usage
 from edgehive.kube.server.answers import Renderer
 from edgehive.kube.server.api import Api, success
 from edgehive.kube.server.auth import Authenticator, impersonated
 from edgehive.kube.server.connect import CONNECTED, Connect
 from edgehive.kube.server.identity import Attributes, User
+from edgehive.kube.server.metrics_api import MetricsApi
 from edgehive.kube.server.negotiation import Representation, View
 from edgehive.kube.server.openapi import OpenApi
 from edgehive.kube.server.options import Call
@@ -45,6 +46,8 @@ VERSION: Mapping[str, str] = {
 _OBJECT_VIEWS = frozenset({View.TABLE, View.METADATA})
 _LIST_VIEWS = frozenset({View.TABLE, View.METADATA_LIST})
 _WATCH_VIEWS = frozenset({View.TABLE, View.METADATA, View.METADATA_LIST})
+_PATHS = ("/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz",
+          "/version")  # fmt: skip
 _HEALTH = ("/healthz", "/livez", "/readyz")
 _JSON_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
 #: Kinds whose DELETE answers with the object even when it is gone.
@@ -63,6 +66,7 @@ class RestParts:
     api: Api
     authenticator: Authenticator
     connect: Connect
+    usage: MetricsApi
     clock: Clock
     metrics: CollectorRegistry
     ready: Callable[[], bool]
@@ -122,6 +126,8 @@ class Rest:
     async def _dispatch(self, request: web.Request, call: Call, place: ResourcePath) -> web.StreamResponse:
         if call.subresource in CONNECTED:
             return await self._parts.connect.answer(request, call)
+        if call.served.resource.group == usage.GROUP:
+            return await self._used(request, call)
         if place.watch or (
             call.name and not call.subresource and bodies.wants_watch(request) and request.method == "GET"
         ):
@@ -144,6 +150,17 @@ class Rest:
         wanted = _accepted(request, _LIST_VIEWS)
         page = await self._api.select(call, bodies.list_options(request))
         return _answer(self._renderer(request, call, wanted).page(page), wanted)
+
+    async def _used(self, request: web.Request, call: Call) -> web.StreamResponse:
+        """Metrics: read alone, and never watched."""
+        if request.method != "GET" or call.subresource or bodies.wants_watch(request):
+            raise MethodNotAllowed("the server does not allow this method on the requested resource")
+        self._api.authorize(call, "get" if call.name else "list")
+        wanted = _accepted(request, _OBJECT_VIEWS if call.name else _LIST_VIEWS)
+        renderer = self._renderer(request, call, wanted)
+        if call.name:
+            return _answer(renderer.one(await self._parts.usage.get(call)), wanted)
+        return _answer(renderer.page(await self._parts.usage.select(call, bodies.list_options(request))), wanted)
 
     async def _watch(self, request: web.Request, call: Call) -> web.StreamResponse:
         wanted = _accepted(request, _WATCH_VIEWS)
@@ -258,8 +275,7 @@ class Rest:
         if path in ("/api", "/apis"):
             return self._roots(request, core=path == "/api")
         if path == "/":
-            return {"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz",
-                              "/version"]}  # fmt: skip
+            return {"paths": list(_PATHS)}
         if parts[0] == "api" and len(parts) == 2:
             return self._resources("", parts[1])
         if parts[0] == "apis" and len(parts) == 2:
