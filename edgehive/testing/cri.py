@@ -323,12 +323,6 @@ class FakeRuntime:
         self.streams.append(request)
         return f"{self.streaming_url}/stream/{len(self.streams)}"
 
-    def _update_container_resources(
-        self, request: cri.UpdateContainerResourcesRequest
-    ) -> cri.UpdateContainerResourcesResponse:
-        self._container("UpdateContainerResources", request.container_id).resources.linux.CopyFrom(request.linux)
-        return cri.UpdateContainerResourcesResponse()
-
     def _reopen_container_log(self, request: cri.ReopenContainerLogRequest) -> cri.ReopenContainerLogResponse:
         Path(self._container("ReopenContainerLog", request.container_id).log_path).touch()
         return cri.ReopenContainerLogResponse()
@@ -336,8 +330,21 @@ class FakeRuntime:
     def _list_container_stats(self, _: cri.ListContainerStatsRequest) -> cri.ListContainerStatsResponse:
         return cri.ListContainerStatsResponse(stats=[self._stats(id) for id in self.running()])
 
-    def _container_stats(self, request: cri.ContainerStatsRequest) -> cri.ContainerStatsResponse:
-        return cri.ContainerStatsResponse(stats=self._stats(request.container_id))
+    def _pod_sandbox_stats(self, request: cri.PodSandboxStatsRequest) -> cri.PodSandboxStatsResponse:
+        sandbox = self.sandboxes.get(request.pod_sandbox_id)
+        if sandbox is None:
+            raise RuntimeRefused("PodSandboxStats", "NOT_FOUND", f"sandbox {request.pod_sandbox_id} not found")
+        traffic = cri.NetworkInterfaceUsage(
+            name="eth0", rx_bytes=cri.UInt64Value(value=1000), tx_bytes=cri.UInt64Value(value=500)
+        )
+        return cri.PodSandboxStatsResponse(
+            stats=cri.PodSandboxStats(
+                attributes=cri.PodSandboxAttributes(id=sandbox.id, metadata=sandbox.metadata, labels=sandbox.labels),
+                linux=cri.LinuxPodSandboxStats(
+                    network=cri.NetworkUsage(timestamp=self._now(), default_interface=traffic)
+                ),
+            )
+        )
 
     def _stats(self, container_id: str) -> cri.ContainerStats:
         status = self._container("ContainerStats", container_id)

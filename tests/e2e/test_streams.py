@@ -159,6 +159,8 @@ async def test_collectors_find_what_a_kubelet_offers(site: Site) -> None:
     assert "node_cpu_usage_seconds_total " in pages["resource"]
     assert "resource_scrape_error 0.0" in pages["resource"]
     assert 'image="localhost/busybox:1"' in pages["cadvisor"]
+    assert "container_network_receive_bytes_total{" in pages["cadvisor"]
     assert 'result="successful"' in pages["probes"]
+    assert pod["network"]["rxBytes"] >= 0
     assert pod["podRef"]["name"] == "web"
     assert pod["containers"][0]["startTime"]

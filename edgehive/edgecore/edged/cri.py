@@ -125,10 +125,6 @@ class CriClient:
         request = cri.ListContainersRequest(filter=chosen)
         return (await self._runtime("ListContainers", request, cri.ListContainersResponse)).containers
 
-    async def update_container_resources(self, container_id: str, linux: cri.LinuxContainerResources) -> None:
-        request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=linux)
-        await self._runtime("UpdateContainerResources", request, cri.UpdateContainerResourcesResponse)
-
     async def reopen_container_log(self, container_id: str) -> None:
         """After its log file was renamed: go on in a new file of the old name."""
         request = cri.ReopenContainerLogRequest(container_id=container_id)
@@ -154,15 +150,12 @@ class CriClient:
 
     # --- statistics ---
 
-    async def container_stats(self, container_id: str) -> cri.ContainerStats:
-        request = cri.ContainerStatsRequest(container_id=container_id)
-        return (await self._runtime("ContainerStats", request, cri.ContainerStatsResponse)).stats
-
-    async def list_container_stats(self, *, sandbox_id: str = "") -> Sequence[cri.ContainerStats]:
-        request = cri.ListContainerStatsRequest(filter=cri.ContainerStatsFilter(pod_sandbox_id=sandbox_id))
+    async def list_container_stats(self) -> Sequence[cri.ContainerStats]:
+        request = cri.ListContainerStatsRequest()
         return (await self._runtime("ListContainerStats", request, cri.ListContainerStatsResponse)).stats
 
     async def pod_sandbox_stats(self, sandbox_id: str) -> cri.PodSandboxStats:
+        """Of the whole pod, its network included."""
         request = cri.PodSandboxStatsRequest(pod_sandbox_id=sandbox_id)
         return (await self._runtime("PodSandboxStats", request, cri.PodSandboxStatsResponse)).stats
 

@@ -130,11 +130,12 @@ class KubeletServer:
         return _exposition(Families(resource_families(reading, self._source.running_containers())))
 
     async def _cadvisor(self, _: web.Request) -> web.Response:
+        running = self._source.running_containers()
         try:
-            reading = await self._stats.read()
+            reading = await self._stats.read(running)
         except RuntimeRefused as error:
             return web.Response(status=500, text=str(error))
-        return _exposition(Families(cadvisor_families(reading, self._source.running_containers())))
+        return _exposition(Families(cadvisor_families(reading, running)))
 
     # logs
 

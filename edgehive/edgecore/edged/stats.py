@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgehive.edgecore.edged.cri import CriClient
+from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
 from edgehive.edgecore.edged.plan import ObservedContainer
 from edgehive.edgecore.edged.podspec import CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID
 from edgehive.kit.clock import Clock, rfc3339
@@ -44,6 +44,8 @@ class Reading:
     at: datetime
     node: NodeReading
     containers: Sequence[cri.ContainerStats]
+    #: Of pods with a network of their own, where the runtime tells.
+    pods: Sequence[cri.PodSandboxStats] = ()
 
 
 class StatsSummary:
@@ -56,16 +58,31 @@ class StatsSummary:
         self._proc = proc
         #: container id (or _NODE) -> (instant, CPU time), both in nanoseconds
         self._last: dict[str, tuple[int, int]] = {}
+        self._networks = True
 
-    async def read(self) -> Reading:
-        """Raises RuntimeRefused."""
+    async def read(self, running: Mapping[str, ObservedContainer] | None = None) -> Reading:
+        """With `running`, the networks of these containers' pods too. Raises RuntimeRefused."""
         containers = await self._cri.list_container_stats()
+        sandboxes = sorted({seen.sandbox_id for seen in (running or {}).values()})
+        pods = [found for id in sandboxes if (found := await self._pod(id)) is not None]
         node = await asyncio.to_thread(read_node, self._proc)
-        return Reading(self._clock.now(), node, containers)
+        return Reading(self._clock.now(), node, containers, pods)
+
+    async def _pod(self, sandbox_id: str) -> cri.PodSandboxStats | None:
+        if not self._networks:
+            return None
+        try:
+            return await self._cri.pod_sandbox_stats(sandbox_id)
+        except RuntimeRefused as error:
+            if error.transient:
+                raise
+            # Gone meanwhile; or this runtime does not count networks, and there is no use in asking again.
+            self._networks = error.code != "UNIMPLEMENTED"
+            return None
 
     async def summary(self, running: Mapping[str, ObservedContainer]) -> Row:
         """The summary of one reading; `running` tells of each container what edged knows. Raises RuntimeRefused."""
-        reading = await self.read()
+        reading = await self.read(running)
         rates = self._rates(reading.containers, reading.node, int(reading.at.timestamp() * 1e9))
         return {
             "node": _node_row(self._node_name, reading.node, rates.get(_NODE), reading.at),
@@ -141,6 +158,7 @@ def _pod_rows(reading: Reading, rates: Mapping[str, int], running: Mapping[str, 
             id = item.attributes.id
             by_pod[pod].append(_container_row(item, rates.get(id), running.get(id)))
     time = {"time": rfc3339(reading.at)}
+    networks = {item.attributes.labels.get(POD_UID, ""): item.linux.network for item in reading.pods}
     return [
         {
             "podRef": {"name": name, "namespace": namespace, "uid": uid},
@@ -149,6 +167,7 @@ def _pod_rows(reading: Reading, rates: Mapping[str, int], running: Mapping[str, 
             "cpu": time | _sums(rows, "cpu", "usageNanoCores", "usageCoreNanoSeconds"),
             "memory": time | _sums(rows, "memory", "usageBytes", "workingSetBytes", "rssBytes"),
         }
+        | _network_row(networks.get(uid))
         for (namespace, name, uid), rows in sorted(by_pod.items())
     ]
 
@@ -174,6 +193,24 @@ def _container_row(item: cri.ContainerStats, rate: int | None, seen: ObservedCon
             "inodesUsed": layer.inodes_used.value,
         }
     return row
+
+
+def _network_row(network: cri.NetworkUsage | None) -> Row:
+    if network is None or not network.HasField("default_interface"):
+        return {}
+    default = _interface_row(network.default_interface)
+    every = [default, *(_interface_row(item) for item in network.interfaces)]
+    return {"network": {"time": _time(network.timestamp), **default, "interfaces": every}}
+
+
+def _interface_row(item: cri.NetworkInterfaceUsage) -> Row:
+    return {
+        "name": item.name,
+        "rxBytes": item.rx_bytes.value,
+        "rxErrors": item.rx_errors.value,
+        "txBytes": item.tx_bytes.value,
+        "txErrors": item.tx_errors.value,
+    }
 
 
 def _sums(rows: Sequence[Row], part: str, *fields: str) -> Row:

@@ -113,6 +113,7 @@ def cadvisor_families(reading: Reading, running: Mapping[str, ObservedContainer]
         if (began := _started(item, running)) is not None:
             start.add_metric(labels, began)
     yield from (cpu, *_memory_families(reading, running), *_disk_families(reading, running), start, seen)
+    yield from _network_families(reading)
     yield GaugeMetricFamily("machine_memory_bytes", "Amount of memory installed on the machine.",
                             value=reading.node.memory_total)  # fmt: skip
     yield GaugeMetricFamily("machine_cpu_cores", "Number of logical CPU cores.", value=reading.node.cpus)
@@ -148,6 +149,27 @@ def _disk_families(reading: Reading, running: Mapping[str, ObservedContainer]) -
             if item.HasField("writable_layer"):
                 layer = item.writable_layer
                 family.add_metric(_cadvisor_labels(item, running), measure(layer), timestamp=layer.timestamp / _NANO)
+        yield family
+
+
+def _network_families(reading: Reading) -> Iterator[Metric]:
+    """Per pod and interface, as a pod's containers share them."""
+    for name, text, field in (
+        ("container_network_receive_bytes", "Cumulative count of bytes received", "rx_bytes"),
+        ("container_network_receive_errors", "Cumulative count of errors encountered while receiving", "rx_errors"),
+        ("container_network_transmit_bytes", "Cumulative count of bytes transmitted", "tx_bytes"),
+        ("container_network_transmit_errors", "Cumulative count of errors encountered while transmitting", "tx_errors"),
+    ):
+        family = CounterMetricFamily(name, text, labels=(*_CADVISOR, "interface"))
+        for pod in reading.pods:
+            labels, network = pod.attributes.labels, pod.linux.network
+            values = ("", f"/kubepods/pod{labels[POD_UID]}", "", pod.attributes.id, labels[POD_NAMESPACE],
+                      labels[POD_NAME])  # fmt: skip
+            for item in (network.default_interface, *network.interfaces):
+                if item.name:
+                    family.add_metric(
+                        (*values, item.name), getattr(item, field).value, timestamp=network.timestamp / _NANO
+                    )
         yield family
 
 
