@@ -50,6 +50,11 @@ def key_from_pem(pem: bytes) -> bytes:
     return _dump_key(key)
 
 
+def sign(key: bytes, text: bytes) -> bytes:
+    """An ECDSA signature with SHA-256, DER."""
+    return load_key(key).sign(text, ec.ECDSA(hashes.SHA256()))
+
+
 def certificate_from_pem(pem: bytes) -> bytes:
     """The first certificate of a PEM file as DER; raises ValueError."""
     return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)

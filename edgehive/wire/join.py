@@ -19,9 +19,15 @@ from edgehive.wire.link import JoinRefused
 #: Paths of the HTTPS join server.
 CA_PATH = "/ca.crt"
 CERTIFICATE_PATH = "/edge.crt"
+#: Ours alone: where a node whose certificate has expired asks for the challenge its old key is to sign.
+CHALLENGE_PATH = "/edge.crt/challenge"
 #: Request headers of the join server.
 NODE_NAME_HEADER = "NodeName"
 EXTENDED_KEY_USAGES_HEADER = "ExtKeyUsages"
+#: Ours alone: the challenge, the expired certificate (DER) and the signature, the latter two in base64.
+CHALLENGE_HEADER = "Edgehive-Challenge"
+EXPIRED_CERTIFICATE_HEADER = "Edgehive-Expired-Certificate"
+PROOF_HEADER = "Edgehive-Proof"
 AUTHORIZATION_HEADER = "Authorization"
 #: A request for one key and some names is below 4 KiB.
 MAX_CERTIFICATE_REQUEST = 64 * 1024
@@ -141,6 +147,39 @@ def _token_part(text: str) -> dict[str, Any]:
     return part
 
 
+# The way back for a node whose certificate has expired
+
+#: How long a challenge may be answered.
+CHALLENGE_LIFETIME = timedelta(minutes=5)
+
+
+def make_challenge(node: str, nonce: str, ca_key_der: bytes, now: datetime) -> str:
+    """A challenge for this node alone; any cloudcore of the cluster knows it again, none has to remember it."""
+    body = f"{nonce}.{int((now + CHALLENGE_LIFETIME).timestamp())}"
+    return f"{body}.{_challenge_mac(node, body, ca_key_der)}"
+
+
+def verify_challenge(challenge: str, node: str, ca_key_der: bytes, now: datetime) -> None:
+    """Refuse what is not a challenge of ours for this node, or is too old."""
+    body, _, mac = challenge.rpartition(".")
+    if not hmac.compare_digest(_challenge_mac(node, body, ca_key_der).encode(), mac.encode(errors="replace")):
+        raise JoinRefused(
+            f"the challenge was not made by this cloud for node {node!r}; ask for one at {CHALLENGE_PATH}"
+        )
+    if int(body.rpartition(".")[2]) <= now.timestamp():
+        raise JoinRefused(f"the challenge is too old; ask for another at {CHALLENGE_PATH}")
+
+
+def _challenge_mac(node: str, body: str, ca_key_der: bytes) -> str:
+    text = f"edgehive challenge\n{node}\n{body}"
+    return _base64url(hmac.new(ca_key_der, text.encode(errors="replace"), hashlib.sha256).digest())
+
+
+def proof_text(node: str, challenge: str, request_der: bytes) -> bytes:
+    """What the old key signs: it speaks for one node, one challenge and one new key."""
+    return f"edgehive proof\n{node}\n{challenge}\n{hashlib.sha256(request_der).hexdigest()}".encode()
+
+
 # Identities
 
 
@@ -189,6 +228,6 @@ def parse_extended_key_usages(header: str | None) -> list[int]:
 
 
 def rotation_time(not_before: datetime, not_after: datetime, spread: float) -> datetime:
-    """When to renew: 70 to 90 % into the certificate's life, `spread` (0 to 1) choosing where between."""
+    """When to renew: 50 to 60 % into the certificate's life, `spread` (0 to 1) choosing where between."""
     lifetime: timedelta = not_after - not_before
-    return not_before + lifetime * (0.7 + 0.2 * spread)
+    return not_before + lifetime * (0.5 + 0.1 * spread)

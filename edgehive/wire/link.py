@@ -18,6 +18,10 @@ class LinkClosed(Exception):
     """The connection is gone; nobody is to blame."""
 
 
+class EndedUnanswered(LinkClosed):
+    """The peer ended the connection right after the handshake: all that TLS 1.3 shows of a refused certificate."""
+
+
 class JoinRefused(Exception):
     """The other side will not have us (token, certificate, CA hash); the text says why and how to mend it."""
 

@@ -24,7 +24,7 @@ from edgehive.beehive.message import Message
 from edgehive.kit.clock import Clock, SystemClock, unix_millis
 from edgehive.wire import codec, join
 from edgehive.wire.acceptor import Acceptor
-from edgehive.wire.link import JoinRefused, LinkClosed, Peer, ProtocolError
+from edgehive.wire.link import EndedUnanswered, JoinRefused, LinkClosed, Peer, ProtocolError
 from edgehive.wire.payloads import control_answer, is_empty
 
 HANDSHAKE_SECONDS = 30.0
@@ -266,7 +266,7 @@ def _dial_error(error: OSError | aiohttp.ClientError, target: URL) -> LinkClosed
         return LinkClosed(f"{where} did not answer in time")
     if target.scheme == "wss" and isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError)):
         # Many servers, and all under TLS 1.3, show a refused client certificate only as the end of the connection.
-        return LinkClosed(
+        return EndedUnanswered(
             f"{where} ended the connection without an answer; if it stays so, it refuses this node's certificate "
             "(expired or of another CA): remove the certificate files and join again with a token"
         )

@@ -114,6 +114,9 @@ class CloudHub(_Section, frozen=True):
     dns_names: list[str] = msgspec.field(default_factory=lambda: [""])
     #: Days an edge's certificate is good for.
     edge_cert_signing_duration: Positive = 365
+    #: Days after its certificate expired in which a node may still have a new one by proving that it holds the old
+    #: key; 0 demands a new token. A node that was deleted from the cluster always needs a token. Ours alone.
+    expired_certificate_grace_period: NotNegative = 30
     #: Hours between two join tokens; each is good for twice that.
     token_refresh_duration: Positive = 12
     quic: Quic = msgspec.field(default_factory=Quic)
@@ -230,9 +233,9 @@ class DynamicController(_Section, frozen=True):
 
 
 class CloudStream(_Section, frozen=True):
-    """Tunnel for logs, exec and metrics."""
+    """Tunnel for logs, exec, attach, port-forward and metrics. On unless the file says otherwise (Go: off)."""
 
-    enable: bool = False
+    enable: bool = True
     tls_tunnel_ca_file: str = msgspec.field(default="/etc/kubeedge/ca/rootCA.crt", name="tlsTunnelCAFile")
     tls_tunnel_cert_file: str = "/etc/kubeedge/certs/server.crt"
     tls_tunnel_private_key_file: str = "/etc/kubeedge/certs/server.key"
@@ -241,6 +244,18 @@ class CloudStream(_Section, frozen=True):
     tls_stream_cert_file: str = "/etc/kubeedge/certs/stream.crt"
     tls_stream_private_key_file: str = "/etc/kubeedge/certs/stream.key"
     stream_port: Port = 10003
+    #: Ours from here on. Where both ports listen.
+    address: str = "0.0.0.0"  # noqa: S104
+    #: How the API server comes to the stream port: the Node says where, or iptables on its machine lead there.
+    kubelet_endpoint: Literal["advertise", "iptables"] = "advertise"
+    #: This cloudcore's address as the API server dials it; "" takes the first of cloudHub.advertiseAddress.
+    advertise_address: str = ""
+    #: The address types under which a Node shows it; kube-apiserver takes the type it prefers.
+    advertise_as: list[Literal["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"]] = msgspec.field(
+        default_factory=lambda: ["InternalIP", "Hostname"]
+    )
+    #: Whether the API server must show who it is at the stream port; "audit" logs and serves.
+    authentication: Literal["required", "audit"] = "required"
 
 
 class Router(_Section, frozen=True):

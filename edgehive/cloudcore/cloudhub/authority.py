@@ -52,10 +52,10 @@ class Authority:
     ) -> None:
         self.ca = ca
         self.server = server
+        self.clock = clock
+        self.signer = signer
         self._client = client
-        self._clock = clock
         self._config = config
-        self._signer = signer
         self._contexts: list[ssl.SSLContext] = []
         #: What `server` was last found good for: the names, and the state of the local files.
         self._judged: object = None
@@ -85,7 +85,7 @@ class Authority:
 
     async def renew_token(self) -> join.Token:
         """Mint a join token and store it; older ones stay good until they expire."""
-        expires = self._clock.now() + timedelta(hours=2 * self._config.token_refresh_duration)
+        expires = self.clock.now() + timedelta(hours=2 * self._config.token_refresh_duration)
         token = join.make_token(self.ca.certificate, self.ca.key, expires)
         await shared_secrets.write(
             self._client, shared_secrets.TOKEN_SECRET, {shared_secrets.TOKEN_KEY: str(token).encode()}
@@ -94,19 +94,19 @@ class Authority:
 
     def verify_token(self, authorization: str | None) -> None:
         """Raise JoinRefused unless the Authorization header holds a join token of ours."""
-        join.verify_bearer(join.bearer_of(authorization), self.ca.key, self._clock.now())
+        join.verify_bearer(join.bearer_of(authorization), self.ca.key, self.clock.now())
 
     # Certificates of nodes
 
     async def sign(self, request: bytes, node: str, usages: Sequence[int]) -> bytes:
         """A node's certificate, DER; raises ValueError for a request that is none, JoinRefused for another's."""
-        answer = await self._signer.ask(
+        answer = await self.signer.ask(
             questions.SignRequest(
                 authority=self.ca,
                 request=request,
                 node=node,
                 usages=list(usages),
-                now=self._clock.now(),
+                now=self.clock.now(),
                 lifetime=timedelta(days=self._config.edge_cert_signing_duration),
             )
         )
@@ -134,7 +134,7 @@ class Authority:
         state = (names, [_stamp(file) for file in files])
         if state == self._judged:
             return self.server
-        local = await _local_pair(self._signer, *files, "server")
+        local = await _local_pair(self.signer, *files, "server")
         server = local or self.server
         flaw = await self._flaw(server, names) if server.certificate else "is missing"
         if local and flaw:
@@ -163,12 +163,12 @@ class Authority:
                 return fresh
 
     async def _new_server(self, names: list[str]) -> KeyPair:
-        question = questions.NewServer(self.ca, CA_NAME, names, self._clock.now(), LIFETIME)
-        return (await self._signer.ask(question)).pair
+        question = questions.NewServer(self.ca, CA_NAME, names, self.clock.now(), LIFETIME)
+        return (await self.signer.ask(question)).pair
 
     async def _flaw(self, pair: KeyPair, names: list[str]) -> str:
         try:
-            await self._signer.ask(questions.JudgeServer(self.ca, pair, names, self._clock.now()))
+            await self.signer.ask(questions.JudgeServer(self.ca, pair, names, self.clock.now()))
         except ValueError as flaw:
             return str(flaw)
         return ""

@@ -18,16 +18,15 @@ import msgspec
 
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
-from edgehive.api.registry import NODES
 from edgehive.cloudcore.cloudhub.authority import Authority, AuthorityError
-from edgehive.cloudcore.cloudhub.join import join_door
+from edgehive.cloudcore.cloudhub.join import join_door, node_exists
 from edgehive.cloudcore.cloudhub.servers import websocket_acceptor
 from edgehive.cloudcore.cloudhub.signer import Signer, SignerUnavailable
 from edgehive.cloudcore.deps import CloudDeps
 from edgehive.kit import config as configuration
 from edgehive.kit.config import ConfigError
-from edgehive.kube.client import Client
-from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.errors import ApiError
+from edgehive.kube.recorder import Recorder
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.ws import LinkMetrics
 
@@ -47,20 +46,19 @@ async def open_doors(deps: CloudDeps, tasks: asyncio.TaskGroup, links: LinkMetri
         tasks.create_task(_renew_tokens(authority, config.token_refresh_duration * 3600), name="join tokens")
         tasks.create_task(_follow_files(authority, config, deps.config_file), name="server certificate")
         if config.https.enable:
-            await doors.enter_async_context(join_door(config, authority, partial(_node_exists, deps.client)))
+            recorder = await doors.enter_async_context(
+                Recorder(deps.client, "cloudhub", config.advertise_address[0], deps.clock)
+            )
+            find_node = partial(node_exists, deps.client)
+            door = join_door(config, authority, find_node, recorder=recorder, registry=deps.registry)
+            await doors.enter_async_context(door)
         acceptors: list[Acceptor] = []
         if config.websocket.enable:
-            acceptor, _ = await doors.enter_async_context(websocket_acceptor(config, authority, deps.clock, links))
+            acceptor, _ = await doors.enter_async_context(
+                websocket_acceptor(config, authority, deps.clock, links, deps.registry)
+            )
             acceptors.append(acceptor)
         yield acceptors
-
-
-async def _node_exists(client: Client, name: str) -> bool:
-    try:
-        await client.get(NODES, name)
-    except NotFound:
-        return False
-    return True
 
 
 async def _renew_tokens(authority: Authority, interval: float) -> None:

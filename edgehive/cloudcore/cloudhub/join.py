@@ -1,7 +1,8 @@
 """HTTPS door for joining nodes: the CA for anyone, a certificate for who shows a join token or its present one.
 
-Serves what `authority` signs; a node gets a certificate for itself and no other. Bodies are capped and
-every read has a deadline.
+Serves what `authority` signs; a node gets a certificate for itself and no other. Who asks is judged before a body
+is read; bodies are capped and every read has a deadline. What is refused is counted and said, and the door stays
+open.
 
 Go: cloud/pkg/cloudhub/servers/httpserver/server.go
 """
@@ -10,13 +11,22 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
+from edgehive.api.registry import NODES
 from edgehive.cloudcore.cloudhub.authority import Authority
+from edgehive.cloudcore.cloudhub.recovery import Recovery
 from edgehive.cloudcore.cloudhub.signer import SignerUnavailable
-from edgehive.kit.http import serve
+from edgehive.kit import metrics
+from edgehive.kit.http import Strangers, serve
+from edgehive.kit.refusals import Refusals
+from edgehive.kube.client import Client
+from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.recorder import Recorder
 from edgehive.wire import join
 from edgehive.wire.link import JoinRefused
 from edgehive.wire.ws import subject_of
@@ -25,80 +35,152 @@ log = logging.getLogger("edgehive.cloudhub")
 
 READ_SECONDS = 30.0
 DER = "application/octet-stream"
+#: Nobody has business here for longer than one request takes; many edges may stand behind one address.
+STRANGERS = Strangers(per_address=128, together=1024, count_until="end")
+KEEPALIVE_SECONDS = 5.0
 
 FindNode = Callable[[str], Awaitable[bool]]
 
 
+class JoinDoor:
+    """The routes and what they need."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        find_node: FindNode,
+        *,
+        grace: timedelta = timedelta(),
+        recorder: Recorder | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._authority = authority
+        self._find_node = find_node
+        self._recovery = Recovery(authority.ca, authority.signer, authority.clock, find_node, grace=grace)
+        self._recorder = recorder
+        self.refusals = Refusals("join", log, registry)
+        self._issued = metrics.counter(
+            "edgehive_certificates_issued", "Certificates of nodes, by what was shown for them.", ["by"],
+            registry=registry,
+        )  # fmt: skip
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=join.MAX_CERTIFICATE_REQUEST, middlewares=[self._answer])
+        app.router.add_get(join.CA_PATH, self._ca, allow_head=False)
+        app.router.add_get(join.CERTIFICATE_PATH, self._certificate, allow_head=False)
+        app.router.add_get(join.CHALLENGE_PATH, self._challenge, allow_head=False)
+        app.router.add_get("/node/{name}", self._node, allow_head=False)
+        return app
+
+    @web.middleware
+    async def _answer(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Every refusal becomes its answer: status, one sentence, a count and a line in the log."""
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return web.Response(text="404: Page Not Found", status=404)
+        except JoinRefused as refused:
+            return self._refuse(request, "not entitled", 401, str(refused))
+        except SignerUnavailable as error:
+            return self._refuse(request, "overloaded", 503, str(error))
+        except ApiError as error:
+            return self._refuse(request, "no API", 503, f"the Kubernetes API does not answer: {error}; try again later")
+        except ValueError as error:
+            # wire: a request that cannot be signed is a 500; golden 32
+            node = request.headers.get(join.NODE_NAME_HEADER, "")
+            text = f"the certificate request of node {node!r} cannot be signed: {error}; "
+            return self._refuse(request, "bad request", 500, text + "send one PKCS#10 request in DER")
+
+    def _refuse(self, request: web.Request, reason: str, status: int, text: str) -> web.Response:
+        node = request.headers.get(join.NODE_NAME_HEADER, "")[:253]
+        self.refusals.refuse(
+            reason, f"nothing for node {node!r} at {request.remote}: {text}", about=str(request.remote)
+        )
+        # What was not read of the body would be taken for the next request.
+        return web.Response(text=text, status=status, headers={"Connection": "close"})
+
+    async def _ca(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._authority.ca.certificate, content_type=DER)
+
+    async def _node(self, request: web.Request) -> web.Response:
+        found = await self._find_node(request.match_info["name"])
+        return web.Response(text="Node found") if found else web.Response(text="Node not found", status=404)
+
+    async def _challenge(self, request: web.Request) -> web.Response:
+        return web.Response(text=self._recovery.challenge(request.headers.get(join.NODE_NAME_HEADER, "")))
+
+    async def _certificate(self, request: web.Request) -> web.Response:
+        node = request.headers.get(join.NODE_NAME_HEADER, "")
+        by = self._authenticate(request, node)
+        usages = _usages(request)
+        body = await _body(request)
+        if by == "proof":
+            await self._recovery.verify(request.headers, node, body)
+        certificate = await self._authority.sign(body, node, usages)
+        self._issued.labels(by).inc()
+        log.info("node %s at %s has a new certificate, by %s", node, request.remote, by)
+        if by == "proof" and self._recorder is not None:
+            await self._recorder.event(
+                {"kind": "Node", "name": node, "uid": node},
+                "Warning",
+                "ExpiredCertificateReplaced",
+                f"A node at {request.remote} proved that it holds the key of {node}'s expired certificate and has a "
+                "new one.",
+            )
+        return web.Response(body=certificate, content_type=DER)
+
+    def _authenticate(self, request: web.Request, node: str) -> str:
+        """What was shown: a certificate (TLS has verified it), a proof (yet to be judged), else a join token."""
+        if request.get_extra_info("peercert"):
+            _demand_own_certificate(request, node)
+            return "certificate"
+        if join.CHALLENGE_HEADER in request.headers:
+            self._recovery.demand_challenge(request.headers, node)
+            return "proof"
+        self._authority.verify_token(request.headers.get(join.AUTHORIZATION_HEADER))
+        if not node:
+            raise JoinRefused(f"header {join.NODE_NAME_HEADER} is missing: it names the node that joins")
+        return "token"
+
+
 @asynccontextmanager
-async def join_door(config: HubConfig, authority: Authority, find_node: FindNode) -> AsyncIterator[int]:
+async def join_door(
+    config: HubConfig,
+    authority: Authority,
+    find_node: FindNode,
+    *,
+    recorder: Recorder | None = None,
+    registry: CollectorRegistry | None = None,
+) -> AsyncIterator[int]:
     """Serve until left; gives the port."""
-    # wire: asked for, not required: a joining node has none yet
-    context = authority.context(client_certificate="optional")
-    app = application(authority, find_node)
-    async with serve(app, host=config.https.address, port=config.https.port, ssl_context=context) as (host, port):
+    grace = timedelta(days=config.expired_certificate_grace_period)
+    door = JoinDoor(authority, find_node, grace=grace, recorder=recorder, registry=registry)
+    async with serve(
+        door.application(),
+        host=config.https.address,
+        port=config.https.port,
+        # wire: asked for, not required: a joining node has none yet
+        ssl_context=authority.context(client_certificate="optional"),
+        strangers=STRANGERS,
+        refusals=door.refusals,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+    ) as (host, port):
         log.info("nodes join at https://%s:%d", host, port)
         yield port
 
 
-def application(authority: Authority, find_node: FindNode) -> web.Application:
-    """The routes."""
-
-    async def ca_certificate(_: web.Request) -> web.Response:
-        return web.Response(body=authority.ca.certificate, content_type=DER)
-
-    async def edge_certificate(request: web.Request) -> web.Response:
-        return await _issue(request, authority)
-
-    async def node(request: web.Request) -> web.Response:
-        found = await find_node(request.match_info["name"])
-        return web.Response(text="Node found") if found else web.Response(text="Node not found", status=404)
-
-    app = web.Application(client_max_size=join.MAX_CERTIFICATE_REQUEST, middlewares=[_not_found])
-    app.router.add_get(join.CA_PATH, ca_certificate, allow_head=False)
-    app.router.add_get(join.CERTIFICATE_PATH, edge_certificate, allow_head=False)
-    app.router.add_get("/node/{name}", node, allow_head=False)
-    return app
-
-
-@web.middleware
-async def _not_found(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def node_exists(client: Client, name: str) -> bool:
+    """Whether the cluster has a node of this name."""
     try:
-        return await handler(request)
-    except web.HTTPNotFound:
-        return web.Response(text="404: Page Not Found", status=404)
+        await client.get(NODES, name)
+    except NotFound:
+        return False
+    return True
 
 
-async def _issue(request: web.Request, authority: Authority) -> web.Response:
-    node = request.headers.get(join.NODE_NAME_HEADER, "")
-    try:
-        _authenticate(request, node, authority)
-        usages = _usages(request)
-        body = await _body(request)
-        certificate = await authority.sign(body, node, usages)
-    except JoinRefused as refused:
-        log.warning("no certificate for node %r at %s: %s", node, request.remote, refused)
-        return web.Response(text=str(refused), status=401)
-    except SignerUnavailable as error:
-        log.error("no certificate for node %r at %s: %s", node, request.remote, error)
-        return web.Response(text=str(error), status=503)
-    except ValueError as error:
-        # wire: a request that cannot be signed is a 500; golden 32
-        text = f"the certificate request of node {node!r} cannot be signed: {error}; send one PKCS#10 request in DER"
-        log.warning("%s", text)
-        return web.Response(text=text, status=500)
-    log.info("node %s at %s has a new certificate", node, request.remote)
-    return web.Response(body=certificate, content_type=DER)
-
-
-def _authenticate(request: web.Request, node: str, authority: Authority) -> None:
-    """By the certificate when one was shown (TLS has verified it), else by the join token."""
-    if not request.get_extra_info("peercert"):
-        authority.verify_token(request.headers.get(join.AUTHORIZATION_HEADER))
-        if not node:
-            raise JoinRefused(f"header {join.NODE_NAME_HEADER} is missing: it names the node that joins")
-        return
+def _demand_own_certificate(request: web.Request, node: str) -> None:
     try:
         join.verify_subject(*subject_of(request), node)
     except JoinRefused as refused:

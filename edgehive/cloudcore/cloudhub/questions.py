@@ -65,7 +65,7 @@ class SignRequest(_Question, frozen=True):
 
 
 class JudgeProof(_Question, frozen=True):
-    """Refused unless an expired certificate of this CA is the node's, was good until `not_before`, and signed this."""
+    """Refused unless the certificate is the node's, by this CA, expired for `grace` at most, and its key signed."""
 
     authority: KeyPair
     certificate: bytes

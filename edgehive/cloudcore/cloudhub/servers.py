@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
 from edgehive.cloudcore.cloudhub.authority import Authority
 from edgehive.kit.clock import Clock
-from edgehive.kit.http import serve
+from edgehive.kit.http import Strangers, serve
+from edgehive.kit.refusals import Refusals
 from edgehive.kit.ssl_contexts import ECDSA_CIPHERS
 from edgehive.wire import join
 from edgehive.wire.acceptor import Acceptor
@@ -23,22 +25,36 @@ from edgehive.wire.ws import REFUSAL_HEADER, LinkMetrics, handler, peer_of
 
 log = logging.getLogger("edgehive.cloudhub")
 
+#: A fleet may stand behind one address and come back all at once; who has shaken hands has shown a certificate.
+STRANGERS = Strangers(per_address=512, together=4096)
+
 
 @asynccontextmanager
 async def websocket_acceptor(
-    config: HubConfig, authority: Authority, clock: Clock, metrics: LinkMetrics | None = None
+    config: HubConfig,
+    authority: Authority,
+    clock: Clock,
+    metrics: LinkMetrics | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> AsyncIterator[tuple[Acceptor, int]]:
     """Listen for nodes; gives the acceptor (not yet entered) and the port."""
     acceptor = Acceptor("the hub")
+    refusals = Refusals("hub", log, registry)
     accept = handler(acceptor, clock=clock, metrics=metrics)
     enforced = config.authorization.enforced
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if wrong := _identity_violation(request):
-            log.log(logging.WARNING if enforced else logging.DEBUG, "connection from %s: %s", request.remote, wrong)
-            if enforced:
-                raise web.HTTPForbidden(text=wrong, headers={REFUSAL_HEADER: wrong})
-        return await accept(request)
+        where = str(request.remote)
+        try:
+            if wrong := _identity_violation(request):
+                if enforced:
+                    raise web.HTTPForbidden(text=wrong, headers={REFUSAL_HEADER: wrong})
+                refusals.refuse("identity, only audited", f"let in all the same from {where}: {wrong}", about=where)
+            return await accept(request)
+        except web.HTTPError as refused:
+            reason = "identity" if refused.status == 403 else "no edge"
+            refusals.refuse(reason, f"connection from {where}: {refused.text}", about=where)
+            raise
 
     app = web.Application()
     # wire: any path upgrades; identity comes from the header and the certificate
@@ -46,7 +62,9 @@ async def websocket_acceptor(
     context = authority.context(client_certificate="required")
     context.set_ciphers(ECDSA_CIPHERS)
     listen = config.websocket
-    async with serve(app, host=listen.address, port=listen.port, ssl_context=context) as (host, port):
+    async with serve(
+        app, host=listen.address, port=listen.port, ssl_context=context, strangers=STRANGERS, refusals=refusals
+    ) as (host, port):
         log.info("nodes connect to %s:%d", host, port)
         yield acceptor, port
 

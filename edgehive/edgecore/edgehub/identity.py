@@ -8,11 +8,15 @@ Go: edge/pkg/edgehub/certificate/certmanager.go
 """
 
 import asyncio
+import base64
 import json
 import logging
 import random
 import ssl
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
@@ -20,7 +24,8 @@ from edgehive.api.config.edgecore import EdgeHub
 from edgehive.edgecore.edgehub.credentials import Certificate, Credentials, blank_token, trusting
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock
-from edgehive.wire.link import JoinRefused, Link, LinkClosed
+from edgehive.wire import join
+from edgehive.wire.link import EndedUnanswered, JoinRefused, Link, LinkClosed
 from edgehive.wire.ws import LinkMetrics, connect
 
 log = logging.getLogger("edgehive.edgehub")
@@ -30,6 +35,10 @@ MAX_ANSWER = 1024 * 1024
 REQUEST_SECONDS = 30.0
 #: Go's waits after a failed renewal.
 RENEW_RETRY = Backoff(first=2.0, factor=2.0, limit=32.0, jitter=0.2)
+_JOIN_ANEW = (
+    "Put a new token of this cloud into modules.edgeHub.token (keadm gettoken, or secret tokensecret in namespace "
+    "kubeedge) and start again."
+)
 #: Longest sleep before the date is read again: clocks are set, machines sleep.
 LONGEST_SLEEP = 3600.0
 
@@ -66,6 +75,14 @@ class Identity:
         """A link to the cloud, joining first where that is needed and possible."""
         async with self._joining:
             await self._ensure_valid()
+        try:
+            return await self._connect()
+        except EndedUnanswered:
+            if not await self._mend():
+                raise
+        return await self._connect()
+
+    async def _connect(self) -> Link:
         context = await asyncio.to_thread(self.credentials.context)
         websocket = self._config.websocket
         return await connect(
@@ -81,15 +98,13 @@ class Identity:
 
     async def renewed(self) -> None:
         """Return when a new certificate has taken the old one's place; without rotation never."""
-        from edgehive.wire.join import rotation_time
-
         if not self._config.rotate_certificates:
             await asyncio.Event().wait()
         certificate = await asyncio.to_thread(self.credentials.read)
         if certificate is None:
             await asyncio.Event().wait()
             return
-        due = rotation_time(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
+        due = join.rotation_time(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
         while (remaining := (due - self._clock.now()).total_seconds()) > 0:  # noqa: ASYNC110 - a date has no event
             await asyncio.sleep(min(remaining, LONGEST_SLEEP))
         for delay in RENEW_RETRY.delays():
@@ -107,8 +122,11 @@ class Identity:
         fault = self._fault(certificate)
         if not fault:
             return
+        if not self._token and certificate is not None and certificate.common_name == join.node_user(self._node):
+            await self._come_back(fault)
+            return
         if not self._token:
-            raise JoinRefused(f"{fault} Put a token of this cloud into modules.edgeHub.token and start again.")
+            raise JoinRefused(f"{fault} {_JOIN_ANEW}")
         if certificate is not None:
             log.warning("%s The node joins again with its token.", fault)
         await self._join()
@@ -119,16 +137,30 @@ class Identity:
             return f"This node has no certificate ({config.tls_cert_file} with its key and {config.tls_ca_file})."
         if certificate.not_after <= self._clock.now():
             return f"The certificate {config.tls_cert_file} expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC."
-        if certificate.common_name != f"system:node:{self._node}":
+        if certificate.common_name != join.node_user(self._node):
             return f"The certificate {config.tls_cert_file} is for {certificate.common_name}, not for {self._node}."
         return ""
+
+    async def _mend(self) -> bool:
+        """Find out why the cloud ended the connection; True when that is mended, JoinRefused when it cannot be."""
+        trust = await asyncio.to_thread(self.credentials.ca.read_text)
+        try:
+            answer = await _get(self._config.http_server, join.CA_PATH, trusting(trust))
+        except LinkClosed:
+            return False
+        certificate = await asyncio.to_thread(self.credentials.read)
+        if certificate is None or answer.date is None or answer.date <= certificate.not_after:
+            return False
+        await self._come_back(
+            f"The certificate {self._config.tls_cert_file} expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC by "
+            f"the cloud's clock, which is {answer.date - self._clock.now()} ahead of this node's."
+        )
+        return True
 
     # Joining
 
     async def _join(self) -> None:
         """Fetch and pin the CA, ask for a certificate with the token, forget the token."""
-        from edgehive.wire import join
-
         if not self._token:
             raise JoinRefused(
                 f"this node has no certificate in {self._config.tls_cert_file} and no token to ask for one: "
@@ -154,35 +186,74 @@ class Identity:
     async def _request_certificate(self, *, bearer: str) -> None:
         """A new key and its certificate: by token, or by the certificate the node has."""
         from edgehive.edgecore.edgehub import keysmith
-        from edgehive.wire import join
 
         key, request = await asyncio.to_thread(keysmith.new_request, self._node)
-        headers = {join.NODE_NAME_HEADER: self._node, join.EXTENDED_KEY_USAGES_HEADER: json.dumps([join.CLIENT_AUTH])}
         if bearer:
-            headers[join.AUTHORIZATION_HEADER] = f"Bearer {bearer}"
+            headers = {join.AUTHORIZATION_HEADER: f"Bearer {bearer}"}
             context = await asyncio.to_thread(trusting, self.credentials.ca.read_text())
         else:
+            headers = {}
             context = await asyncio.to_thread(self.credentials.context)
-        status, body = await _get(self._config.http_server, join.CERTIFICATE_PATH, context, headers, request)
-        if status != 200:
-            raise _refusal(status, body)
-        await asyncio.to_thread(keysmith.check_certificate, body, key, self._node)
-        await asyncio.to_thread(self.credentials.store, body, key)
+        await self._store_certificate(key, request, context, headers)
+
+    async def _come_back(self, fault: str) -> None:
+        """A new certificate against proof that this node holds the key of its expired one; raises JoinRefused."""
+        from edgehive.edgecore.edgehub import keysmith
+
+        context = await asyncio.to_thread(trusting, self.credentials.ca.read_text())
+        server, headers = self._config.http_server, {join.NODE_NAME_HEADER: self._node}
+        answer = await _get(server, join.CHALLENGE_PATH, context, headers)
+        if answer.status != 200:
+            # A Go cloud has no such path, ours may have a policy against it.
+            why = f" The cloud says: {_text(answer.body)}." if answer.status == 401 else ""
+            raise JoinRefused(f"{fault}{why} {_JOIN_ANEW}")
+        challenge = answer.body.decode(errors="replace")
+        key, request = await asyncio.to_thread(keysmith.new_request, self._node)
+        old_key = await asyncio.to_thread(self.credentials.key.read_text)
+        proof = await asyncio.to_thread(keysmith.sign, join.proof_text(self._node, challenge, request), old_key)
+        certificate = ssl.PEM_cert_to_DER_cert(await asyncio.to_thread(self.credentials.certificate.read_text))
+        headers = {
+            join.CHALLENGE_HEADER: challenge,
+            join.EXPIRED_CERTIFICATE_HEADER: base64.b64encode(certificate).decode(),
+            join.PROOF_HEADER: base64.b64encode(proof).decode(),
+        }
+        log.warning("%s The node asks for a new one with proof of its old key.", fault)
+        await self._store_certificate(key, request, context, headers)
+        log.warning("node %s has a new certificate against proof of its old key", self._node)
+
+    async def _store_certificate(
+        self, key: str, request: bytes, context: ssl.SSLContext, headers: dict[str, str]
+    ) -> None:
+        from edgehive.edgecore.edgehub import keysmith
+
+        usages = json.dumps([join.CLIENT_AUTH])
+        headers = {join.NODE_NAME_HEADER: self._node, join.EXTENDED_KEY_USAGES_HEADER: usages, **headers}
+        answer = await _get(self._config.http_server, join.CERTIFICATE_PATH, context, headers, request)
+        if answer.status != 200:
+            raise _refusal(answer)
+        await asyncio.to_thread(keysmith.check_certificate, answer.body, key, self._node)
+        await asyncio.to_thread(self.credentials.store, answer.body, key)
+
+
+class _Answer(NamedTuple):
+    """Of the join server; `date` is what its clock says."""
+
+    status: int
+    body: bytes
+    date: datetime | None
 
 
 async def fetch_authority(server: str) -> bytes:
     """The CA certificate (DER) the cloud serves; worth nothing until its hash is compared with the token's."""
-    from edgehive.wire.join import CA_PATH
-
     leaf = await _server_certificate(server)
     # Trusting just the certificate the server showed proves nothing about who it is, and need not: the CA in
     # the answer is only believed when its hash equals the one in the token. No secret is sent before that.
     context = trusting(leaf)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    status, body = await _get(server, CA_PATH, context)
-    if status != 200:
-        raise _refusal(status, body)
-    return body
+    answer = await _get(server, join.CA_PATH, context)
+    if answer.status != 200:
+        raise _refusal(answer)
+    return answer.body
 
 
 async def _server_certificate(server: str) -> str:
@@ -209,7 +280,7 @@ def _address(server: str) -> tuple[str, int]:
 
 async def _get(
     server: str, path: str, context: ssl.SSLContext, headers: dict[str, str] | None = None, body: bytes = b""
-) -> tuple[int, bytes]:
+) -> _Answer:
     """GET (with a body, as the join protocol has it); raises JoinRefused or LinkClosed."""
     import aiohttp
 
@@ -227,7 +298,7 @@ async def _get(
                     raise JoinRefused(
                         f"{server}{path} answers with more than {MAX_ANSWER} bytes; this is no join server"
                     )
-            return response.status, bytes(content)
+            return _Answer(response.status, bytes(content), _date(response.headers.get("Date", "")))
     except aiohttp.ClientConnectorCertificateError as error:
         fault = error.certificate_error
         text = fault.verify_message if isinstance(fault, ssl.SSLCertVerificationError) else str(fault)
@@ -241,8 +312,19 @@ async def _get(
         ) from error
 
 
-def _refusal(status: int, body: bytes) -> JoinRefused | LinkClosed:
-    text = body[:300].decode(errors="replace").strip() or "no reason given"
+def _date(header: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(header)
+    except ValueError:
+        return None
+
+
+def _text(body: bytes) -> str:
+    return " ".join(body[:300].decode(errors="replace").split()) or "no reason given"
+
+
+def _refusal(answer: _Answer) -> JoinRefused | LinkClosed:
+    status, text = answer.status, _text(answer.body)
     if status == 401:
         return JoinRefused(
             f"the cloud refuses to sign this node's certificate: {text}. Put a current token into "

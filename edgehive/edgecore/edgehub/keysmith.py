@@ -1,4 +1,4 @@
-"""Makes the node's key and certificate request, and reads the answer, in a process of its own that ends at once.
+"""Makes the node's key and certificate request, reads the answer and signs, in a process of its own that ends at once.
 
 For `identity`: an agent lives for months and joins once, and cryptography would cost it 10 MiB all that time. Keys
 pass through pipes, never through arguments or files. Blocking: call it from a thread.
@@ -28,6 +28,11 @@ def check_certificate(der: bytes, key: str, node: str) -> None:
         raise JoinRefused(answer["fault"])
 
 
+def sign(text: bytes, key: str) -> bytes:
+    """The key's signature (ECDSA with SHA-256) on a text: proof that this node holds the key (PEM)."""
+    return base64.b64decode(_ask({"sign": base64.b64encode(text).decode(), "key": key})["signature"])
+
+
 def _ask(question: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "edgehive.edgecore.edgehub.keysmith"],
@@ -44,9 +49,17 @@ def _ask(question: dict[str, str]) -> dict[str, Any]:
 
 
 def answer(question: dict[str, str]) -> dict[str, str]:
+    if "sign" in question:
+        return {"signature": base64.b64encode(_signature(base64.b64decode(question["sign"]), question["key"])).decode()}
     if "certificate" in question:
         return {"fault": _fault(base64.b64decode(question["certificate"]), question["key"], question["node"])}
     return _made(question["node"])
+
+
+def _signature(text: bytes, key: str) -> bytes:
+    from edgehive.kit import tls
+
+    return tls.sign(tls.key_from_pem(key.encode()), text)
 
 
 def _made(node: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from aiohttp import web
 from edgehive.api.config.cloudcore import CloudHub
 from edgehive.api.config.edgecore import EdgeHub, EdgeHubTransport
 from edgehive.cloudcore.cloudhub.authority import Authority
-from edgehive.cloudcore.cloudhub.join import application
+from edgehive.cloudcore.cloudhub.join import JoinDoor
 from edgehive.cloudcore.cloudhub.signer import Signer
 from edgehive.edgecore.edgehub import identity as identities
 from edgehive.edgecore.edgehub.identity import Identity
@@ -42,7 +42,9 @@ class Cloud:
 
 
 @asynccontextmanager
-async def cloud_at(*names: str, app: web.Application | None = None) -> AsyncIterator[Cloud]:
+async def cloud_at(
+    *names: str, app: web.Application | None = None, grace: timedelta = 30 * DAY
+) -> AsyncIterator[Cloud]:
     now = SystemClock().now()
     ca = tls.self_signed_ca("KubeEdge", now, 3650 * DAY)
     server = tls.issue(
@@ -62,7 +64,9 @@ async def cloud_at(*names: str, app: web.Application | None = None) -> AsyncIter
     linking = authority.context(client_certificate="required")
     async with (
         signer,
-        serve(app or application(authority, find), host="127.0.0.1", port=0, ssl_context=joining) as (_, port),
+        serve(
+            app or JoinDoor(authority, find, grace=grace).application(), host="127.0.0.1", port=0, ssl_context=joining
+        ) as (_, port),
         serve(hub_app, host="127.0.0.1", port=0, ssl_context=linking) as (_, hub_port),
         acceptor,
     ):
@@ -191,11 +195,45 @@ async def test_a_certificate_for_another_key_is_refused(tmp_path):
     assert not node.credentials.certificate.exists()
 
 
-async def test_an_expired_certificate_stops_the_link_with_a_clear_sentence(cloud, tmp_path):
+async def test_a_node_whose_certificate_expired_comes_back_with_proof_of_its_key(cloud, tmp_path):
     await make(cloud, tmp_path, token=cloud.token()).prepare()
-    later = FixedClock(SystemClock().now() + 400 * DAY)
-    with pytest.raises(JoinRefused, match=r"expired on .* Put a token of this cloud into modules\.edgeHub\.token"):
-        await make(cloud, tmp_path, clock=later).dial()
+    before = (tmp_path / "certs" / "server.crt").read_bytes()
+    later = FixedClock(SystemClock().now() + 380 * DAY)
+    link = await make(cloud, tmp_path, clock=later).dial()
+    await link.close()
+    assert (tmp_path / "certs" / "server.crt").read_bytes() != before
+
+
+async def test_a_node_whose_clock_is_behind_learns_of_the_expiry_from_the_cloud_and_comes_back(cloud, tmp_path):
+    node = make(cloud, tmp_path, token=cloud.token())
+    await node.prepare()
+    then = SystemClock().now() - 10 * DAY
+    expired = tls.issue(
+        cloud.authority.ca, common_name="system:node:edge-1", organizations=["system:nodes"], now=then, lifetime=DAY
+    )
+    node.credentials.store(expired.certificate, expired.key_pem.decode())
+    link = await make(cloud, tmp_path, clock=FixedClock(then)).dial()
+    await link.close()
+    assert node.credentials.certificate.read_bytes() != expired.certificate_pem
+
+
+async def test_without_a_way_back_an_expired_certificate_is_one_clear_sentence(tmp_path):
+    """Where the policy forbids it, and where the cloud is a Go one that knows no such thing."""
+    go = web.Application()
+    for app, said in ((None, "expiredCertificateGracePeriod is 0"), (go, "")):
+        async with cloud_at("127.0.0.1", app=app, grace=timedelta()) as other:
+            node = make(other, tmp_path)
+            now = SystemClock().now()
+            pair = tls.issue(
+                other.authority.ca, common_name="system:node:edge-1", organizations=["system:nodes"], now=now,
+                lifetime=DAY,
+            )  # fmt: skip
+            node.credentials.store_ca(other.authority.ca.certificate)
+            node.credentials.store(pair.certificate, pair.key_pem.decode())
+            later = FixedClock(now + 2 * DAY)
+            with pytest.raises(JoinRefused, match=rf"expired on .*{said}.* Put a new token of this cloud") as refusal:
+                await make(other, tmp_path, clock=later).dial()
+            assert "\n" not in str(refusal.value)
 
 
 async def test_an_expired_certificate_is_replaced_when_there_is_a_token(cloud, tmp_path):
@@ -207,15 +245,15 @@ async def test_an_expired_certificate_is_replaced_when_there_is_a_token(cloud, t
     assert (tmp_path / "certs" / "server.crt").read_bytes() != before
 
 
-async def test_a_certificate_is_renewed_late_in_its_life_with_itself(cloud, tmp_path):
+async def test_a_certificate_is_renewed_at_half_its_life_with_itself(cloud, tmp_path):
     await make(cloud, tmp_path, token=cloud.token()).prepare()
     before = (tmp_path / "certs" / "server.crt").read_bytes()
-    early = make(cloud, tmp_path, clock=FixedClock(SystemClock().now() + 200 * DAY))
+    early = make(cloud, tmp_path, clock=FixedClock(SystemClock().now() + 180 * DAY))
     waiting = spawn(early.renewed(), name="renewal")
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
     await cancel_and_join(waiting)
-    late = make(cloud, tmp_path, clock=FixedClock(SystemClock().now() + 340 * DAY))
+    late = make(cloud, tmp_path, clock=FixedClock(SystemClock().now() + 220 * DAY))
     await asyncio.wait_for(late.renewed(), 5)
     assert (tmp_path / "certs" / "server.crt").read_bytes() != before
     link = await make(cloud, tmp_path).dial()

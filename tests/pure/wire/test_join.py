@@ -20,6 +20,14 @@ def test_a_token_is_four_parts_and_verifies():
     join.verify_bearer(token.bearer, KEY, NOW)
 
 
+def test_a_token_is_the_one_a_jwt_library_makes_and_reads():
+    expires = int(NOW.timestamp())
+    token = join.make_token(CA, KEY, NOW)
+    assert jwt.decode(token.bearer, KEY, algorithms=["HS256"], options={"verify_exp": False}) == {"exp": expires}
+    made = jwt.encode({"exp": expires}, KEY, algorithm="HS256", headers={"typ": "JWT"})
+    assert token.bearer == made
+
+
 def test_a_token_is_the_text_go_makes():
     token = join.make_token(CA, KEY, datetime.fromtimestamp(1750000000, UTC))
     assert token.bearer.startswith("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjE3NTAwMDAwMDB9.")
@@ -90,7 +98,27 @@ def test_extended_key_usages():
             join.parse_extended_key_usages(bad)
 
 
-def test_rotation_falls_between_seventy_and_ninety_percent():
+def test_a_certificate_renews_at_half_its_life_and_not_all_nodes_at_once():
     end = NOW + timedelta(days=100)
-    assert join.rotation_time(NOW, end, 0.0) == NOW + timedelta(days=70)
-    assert join.rotation_time(NOW, end, 1.0) == NOW + timedelta(days=90)
+    assert join.rotation_time(NOW, end, 0.0) == NOW + timedelta(days=50)
+    assert join.rotation_time(NOW, end, 1.0) == NOW + timedelta(days=60)
+
+
+def test_a_challenge_is_for_one_node_and_five_minutes():
+    challenge = join.make_challenge("edge-1", "nonce", KEY, NOW)
+    join.verify_challenge(challenge, "edge-1", KEY, NOW + timedelta(minutes=4))
+    for text, node, key, now in (
+        (challenge, "edge-2", KEY, NOW),
+        (challenge, "edge-1", KEY + b"x", NOW),
+        (challenge, "edge-1", KEY, NOW + timedelta(minutes=5)),
+        (challenge.replace("nonce", "other"), "edge-1", KEY, NOW),
+        ("", "edge-1", KEY, NOW),
+        ("\udcff.1.x", "edge-1", KEY, NOW),
+    ):
+        with pytest.raises(JoinRefused, match="challenge"):
+            join.verify_challenge(text, node, key, now)
+
+
+def test_a_proof_speaks_for_one_node_one_challenge_and_one_key():
+    said = {join.proof_text(*it) for it in (("a", "c", b"r"), ("b", "c", b"r"), ("a", "d", b"r"), ("a", "c", b"s"))}
+    assert len(said) == 4
