@@ -74,7 +74,13 @@ async def run_cloudcore(
             api_ca=api_ca,
             config_file=config_file,
         )
-        hive = Hive("cloudcore", factories(deps), enabled=enabled(config), bus=deps.bus, registry=registry)
+        hive = Hive(
+            "cloudcore",
+            factories(deps),
+            enabled=enabled(config, doors=acceptors is None),
+            bus=deps.bus,
+            registry=registry,
+        )
         async with contextlib.AsyncExitStack() as doors:
             if acceptors is None:
                 await doors.enter_async_context(_monitor(hive, config, registry))
@@ -158,7 +164,8 @@ _MINIMAL: dict[str, object] = {
             "tlsPrivateKeyFile": None,
             "websocket": None,
             "https": None,
-        }
+        },
+        "cloudStream": {"enable": None, "tunnelPort": None, "streamPort": None},
     },
 }
 

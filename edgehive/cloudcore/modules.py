@@ -1,14 +1,17 @@
 """THE list of cloud modules, in start order. A module stands after those it needs."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.beehive.hive import Factory
+from edgehive.beehive.module import Module
 from edgehive.cloudcore.cloudhub.cloudhub import CloudHub, HubMetrics
 from edgehive.cloudcore.deps import CloudDeps
 from edgehive.cloudcore.edgecontroller.edgecontroller import EdgeController
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.cloudcore.synccontroller import SyncController
+from edgehive.wire.names import CloudModule
 
 
 def factories(deps: CloudDeps) -> Mapping[str, Factory]:
@@ -19,15 +22,30 @@ def factories(deps: CloudDeps) -> Mapping[str, Factory]:
         CloudHub.name: lambda: CloudHub(deps, records, metrics),
         SyncController.name: lambda: SyncController(deps, records),
         EdgeController.name: lambda: EdgeController(deps, records),
+        CloudModule.CLOUD_STREAM: partial(_cloudstream, deps),
     }
 
 
-def enabled(config: CloudCore) -> list[str]:
-    """The modules the configuration switches on."""
+def enabled(config: CloudCore, *, doors: bool = True) -> list[str]:
+    """The modules the configuration switches on. A cloudcore without doors of its own has none for streams either."""
     modules = config.modules
     switches = {
         CloudHub.name: modules.cloud_hub.enable,
         SyncController.name: modules.sync_controller.enable,
         EdgeController.name: modules.edge_controller.enable,
+        CloudModule.CLOUD_STREAM: modules.cloud_stream.enable and doors,
     }
     return [name for name, on in switches.items() if on]
+
+
+def _cloudstream(deps: CloudDeps) -> Module:
+    """Imported when it is made: switched off it costs no memory."""
+    from edgehive.cloudcore.cloudhub.authority import Authority
+    from edgehive.cloudcore.cloudhub.signer import Signer
+    from edgehive.cloudcore.cloudstream.cloudstream import CloudStream
+
+    async def identity() -> Authority:
+        async with Signer() as signer:
+            return await Authority.load(deps.client, deps.clock, deps.config.modules.cloud_hub, signer)
+
+    return CloudStream(deps, identity)

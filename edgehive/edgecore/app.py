@@ -73,7 +73,7 @@ async def run_edgecore(
             "edgecore",
             modules.factories(deps),
             bus=bus,
-            enabled=modules.enabled(config),
+            enabled=modules.enabled(config, doors=standalone),
             registry=registry,
             policies=modules.POLICIES,
         )
@@ -169,6 +169,7 @@ def default_config(*, minimal: bool = False) -> dict[str, Any]:
     parts["edgeHub"]["httpServer"] = f"https://{address}:10002"
     parts["edgeHub"]["websocket"]["server"] = f"{address}:10000"
     parts["edgeHub"]["quic"]["server"] = f"{address}:10001"
+    parts["edgeStream"]["server"] = f"{address}:10004"
     if not minimal:
         return config
     hub, edged = parts["edgeHub"], parts["edged"]
@@ -191,6 +192,7 @@ def default_config(*, minimal: bool = False) -> dict[str, Any]:
                 "websocket": {"enable": True, "server": hub["websocket"]["server"]},
             },
             "eventBus": {key: parts["eventBus"][key] for key in ("mqttMode", "mqttServerExternal")},
+            "edgeStream": {key: parts["edgeStream"][key] for key in ("enable", "server")},
         },
     }
 

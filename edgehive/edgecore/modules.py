@@ -18,7 +18,7 @@ from edgehive.wire.names import EdgeModule
 #: A module that keeps failing is started again for ever: the node's containers run on meanwhile.
 PATIENT = RestartPolicy(backoff=Backoff(first=1.0, factor=2.0, limit=30.0, jitter=0.2), limit=0)
 POLICIES: dict[str, RestartPolicy] = dict.fromkeys(
-    (EdgeModule.META_MANAGER, EdgeModule.EDGE_HUB, EdgeModule.EDGED), PATIENT
+    (EdgeModule.META_MANAGER, EdgeModule.EDGE_HUB, EdgeModule.EDGED, EdgeModule.EDGE_STREAM), PATIENT
 )
 
 
@@ -28,16 +28,18 @@ def factories(deps: EdgeDeps) -> dict[str, Factory]:
         EdgeModule.META_MANAGER: partial(_metamanager, deps),
         EdgeModule.EDGE_HUB: partial(_edgehub, deps),
         EdgeModule.EDGED: partial(_edged, deps),
+        EdgeModule.EDGE_STREAM: partial(_edgestream, deps),
     }
 
 
-def enabled(config: EdgeCore) -> list[str]:
-    """Those the configuration switches on."""
+def enabled(config: EdgeCore, *, doors: bool = True) -> list[str]:
+    """Those the configuration switches on. An edgecore whose link is somebody else's affair has no tunnel either."""
     modules = config.modules
     switches = {
         EdgeModule.META_MANAGER: modules.meta_manager.enable,
         EdgeModule.EDGE_HUB: modules.edge_hub.enable,
         EdgeModule.EDGED: modules.edged.enable,
+        EdgeModule.EDGE_STREAM: modules.edge_stream.enable and doors,
     }
     return [name for name, on in switches.items() if on]
 
@@ -84,4 +86,24 @@ def _edged(deps: EdgeDeps) -> Module:
         clock=deps.clock,
         registry=deps.registry,
         node_name=deps.node_name,
+    )
+
+
+def _edgestream(deps: EdgeDeps) -> Module:
+    from edgehive.edgecore.edgestream.edgestream import EdgeStream, TunnelFiles
+
+    modules = deps.config.modules
+    section, hub, edged = modules.edge_stream, modules.edge_hub, modules.edged
+    files = TunnelFiles.of(
+        section.tls_tunnel_ca_file, section.tls_tunnel_cert_file, section.tls_tunnel_private_key_file
+    )
+    return EdgeStream(
+        server=section.server or f"{hub.websocket.server.rpartition(':')[0]}:10004",
+        node_name=deps.node_name,
+        node_ip=edged.node_ip,
+        # Those of the hub where the tunnel has none of its own.
+        files=(files, TunnelFiles.of(hub.tls_ca_file, hub.tls_cert_file, hub.tls_private_key_file)),
+        kubelet=(edged.tailored_kubelet_config.address, edged.tailored_kubelet_config.read_only_port),
+        handshake_timeout=section.handshake_timeout,
+        registry=deps.registry,
     )

@@ -69,9 +69,10 @@ async def relay(left: Duplex, right: Duplex, *, linger: float = 30.0) -> None:
         if all(pump.result() for pump in done):
             await asyncio.wait(pumps, timeout=linger)
     finally:
-        await cancel_and_join(*pumps)
+        # First, for a caller that is cancelled while the pumps end would close nothing any more.
         left.writer.close()
         right.writer.close()
+        await cancel_and_join(*pumps)
 
 
 async def _pump(source: Source, sink: Sink) -> bool:

@@ -261,16 +261,17 @@ class Switch(_Section, frozen=True):
 
 
 class EdgeStream(_Section, frozen=True):
-    """Tunnel for logs, exec and metrics."""
+    """Tunnel for logs, exec, attach, port-forward and metrics. On unless the file says otherwise (Go: off)."""
 
-    enable: bool = False
+    enable: bool = True
     tls_tunnel_ca_file: str = msgspec.field(default="/etc/kubeedge/ca/rootCA.crt", name="tlsTunnelCAFile")
     tls_tunnel_cert_file: str = "/etc/kubeedge/certs/server.crt"
     tls_tunnel_private_key_file: str = "/etc/kubeedge/certs/server.key"
     handshake_timeout: Positive = 30
     read_deadline: Positive = 15
     write_deadline: Positive = 15
-    server: str = "127.0.0.1:10004"
+    #: The cloud's tunnel port; "" is port 10004 of the host in edgeHub.websocket.server.
+    server: str = ""
 
 
 class Modules(_Section, frozen=True):

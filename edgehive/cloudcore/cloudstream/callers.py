@@ -1,0 +1,145 @@
+"""Who may ask a node's kubelet through the stream port: what a kubelet asks of its own callers, cloudstream asks too.
+
+A caller shows a client certificate of the cluster's CA (kube-apiserver: --kubelet-client-certificate) or a bearer
+token; the API says whether that user may do this to `nodes/<name>/<subresource>`. Answers are kept for a while.
+
+Go: pkg/kubelet/server/auth.go (a stock cloudcore asks nobody)
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+
+from aiohttp import web
+
+from edgehive.api.registry import ApiResource
+from edgehive.kube.client import Client
+from edgehive.kube.errors import Forbidden
+from edgehive.wire.ws import subject_of
+
+log = logging.getLogger("edgehive.cloudstream")
+
+#: As a kubelet keeps them.
+ALLOWED_SECONDS, REFUSED_SECONDS, TOKEN_SECONDS = 300.0, 30.0, 120.0
+KEPT = 1000
+ASK_SECONDS = 10.0
+AUTHENTICATED = "system:authenticated"
+MASTERS = "system:masters"
+
+_ACCESS = ApiResource("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", False)
+_TOKEN = ApiResource("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", False)
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """The caller may not; the text says why and names the mend."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Caller(NamedTuple):
+    user: str
+    groups: tuple[str, ...]
+
+
+class Question(NamedTuple):
+    """May the caller do this to the node?"""
+
+    verb: str
+    node: str
+    subresource: str
+
+
+class Callers:
+    """`enforce` False: whoever may not is logged and served, as a stock cloudcore serves everybody."""
+
+    def __init__(self, client: Client, *, enforce: bool = True) -> None:
+        self._client = client
+        self._enforce = enforce
+        self._access: dict[tuple[Caller, Question], tuple[float, str]] = {}
+        self._users: dict[bytes, tuple[float, Caller | None]] = {}
+
+    async def demand(self, request: web.Request, question: Question) -> None:
+        """Raises Refused, or ApiError when the API cannot be asked."""
+        try:
+            caller = await self._caller(request)
+            if why := await self._refusal(caller, question):
+                raise Refused(403, why)
+        except Refused as refused:
+            if self._enforce:
+                raise
+            log.warning("served all the same (cloudStream.authentication: audit): %s", refused)
+
+    async def _caller(self, request: web.Request) -> Caller:
+        name, groups = subject_of(request)
+        if name:
+            return Caller(name, (*groups, AUTHENTICATED))
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Refused(
+                401,
+                "this port wants a client certificate of the cluster's CA: start kube-apiserver with "
+                "--kubelet-client-certificate, or set cloudStream.authentication to audit",
+            )
+        key = hashlib.sha256(token.strip().encode()).digest()
+        caller = await _kept(self._users, key, lambda: self._token_user(token.strip()))
+        if caller is None:
+            raise Refused(401, "the bearer token is none of this cluster")
+        return caller
+
+    async def _token_user(self, token: str) -> tuple[float, Caller | None]:
+        status = await self._ask(_TOKEN, {"token": token})
+        user = status.get("user") or {}
+        if not status.get("authenticated"):
+            return REFUSED_SECONDS, None
+        return TOKEN_SECONDS, Caller(user.get("username", ""), tuple(user.get("groups") or ()))
+
+    async def _refusal(self, caller: Caller, question: Question) -> str:
+        return await _kept(self._access, (caller, question), lambda: self._review(caller, question))
+
+    async def _review(self, caller: Caller, question: Question) -> tuple[float, str]:
+        attributes = {
+            "verb": question.verb,
+            "version": "v1",
+            "resource": "nodes",
+            "subresource": question.subresource,
+            "name": question.node,
+        }
+        spec = {"user": caller.user, "groups": list(caller.groups), "resourceAttributes": attributes}
+        what = f"{question.verb} nodes/{question.subresource} of {question.node}"
+        try:
+            status = await self._ask(_ACCESS, spec)
+        except Forbidden as error:
+            if MASTERS in caller.groups:
+                return ALLOWED_SECONDS, ""
+            return (
+                REFUSED_SECONDS,
+                f"whether {caller.user} may {what} cannot be asked: {error}",
+            )
+        if status.get("allowed"):
+            return ALLOWED_SECONDS, ""
+        return REFUSED_SECONDS, f"{caller.user} may not {what}: bind it to ClusterRole system:kubelet-api-admin"
+
+    async def _ask(self, resource: ApiResource, spec: dict[str, Any]) -> dict[str, Any]:
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}
+        async with asyncio.timeout(ASK_SECONDS):
+            answer = await self._client.create(resource, body)
+        return answer.to_dict().get("status") or {}
+
+
+async def _kept(cache: dict[Any, tuple[float, T]], key: Any, ask: Callable[[], Awaitable[tuple[float, T]]]) -> T:
+    """The answer known, or a new one, kept as long as it says."""
+    now = asyncio.get_running_loop().time()
+    until, answer = cache.get(key, (0.0, None))
+    if now < until:
+        return answer  # type: ignore[return-value]
+    lifetime, fresh = await ask()
+    if len(cache) >= KEPT:
+        cache.pop(next(iter(cache)))
+    cache[key] = (now + lifetime, fresh)
+    return fresh

@@ -1,0 +1,179 @@
+"""Module `cloudstream`: logs, exec, attach, port-forward and metrics of edge nodes for the API server.
+
+It opens the tunnel port for nodes and the stream port for the API server, and writes on each Node how to come to the
+latter. It knows pods by name and node only, and keeps nothing.
+
+Go: cloud/pkg/cloudstream/cloudstream.go
+"""
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from edgehive.api.config.cloudcore import CloudStream as CloudStreamConfig
+from edgehive.api.registry import CONFIG_MAPS, NODES, PODS
+from edgehive.beehive.module import Ready
+from edgehive.cloudcore.cloudstream.advertise import Advertiser, addresses_of
+from edgehive.cloudcore.cloudstream.callers import Callers
+from edgehive.cloudcore.cloudstream.kubelet_face import KubeletFace
+from edgehive.cloudcore.cloudstream.tunnelport import negotiate
+from edgehive.cloudcore.cloudstream.tunnels import Tunnels
+from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
+from edgehive.cloudcore.placement import node_of
+from edgehive.kit.http import serve
+from edgehive.kit.ssl_contexts import ECDSA_CIPHERS, server_context
+from edgehive.kube.errors import ApiError, Conflict
+from edgehive.wire.names import CloudModule
+
+log = logging.getLogger("edgehive.cloudstream")
+
+LOCATE_SECONDS = 10.0
+STOP_SECONDS = 3.0
+#: Where a cluster publishes the CA of its clients; kubeadm's kubelet client certificate is signed by it.
+_AUTHENTICATION = ("extension-apiserver-authentication", "kube-system", "client-ca-file")
+
+
+class TlsFiles(Protocol):
+    """PEM files of a server and the CA of its clients."""
+
+    @property
+    def certificate(self) -> Path: ...
+    @property
+    def key(self) -> Path: ...
+    @property
+    def ca(self) -> Path: ...
+
+
+class Identity(Protocol):
+    """This cloud's own certificate and CA; cloudhub's authority is one."""
+
+    def files(self) -> contextlib.AbstractContextManager[TlsFiles]: ...
+
+
+class CloudStream:
+    """See the file's head. `identity` finds or makes the cloud's certificates."""
+
+    name: str = CloudModule.CLOUD_STREAM
+    group: str = CloudModule.CLOUD_STREAM
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, deps: CloudDeps, identity: Callable[[], Awaitable[Identity]]) -> None:
+        self._deps = deps
+        self._config: CloudStreamConfig = deps.config.modules.cloud_stream
+        self._identity = identity
+        self._pods = deps.informers.of(PODS)
+        self._nodes = deps.informers.of(NODES, label_selector=EDGE_NODE_SELECTOR)
+
+    async def run(self, ready: Ready) -> None:
+        async with AsyncExitStack() as doors:
+            files = doors.enter_context((await self._identity()).files())
+            advertiser = await self._advertiser()
+            tunnels = Tunnels(
+                enforced=self._deps.config.modules.cloud_hub.authorization.enforced,
+                limit=self._deps.config.modules.cloud_hub.node_limit,
+                announce=advertiser.hold,
+                registry=self._deps.registry,
+            )
+            await doors.enter_async_context(self._tunnel_door(tunnels, files))
+            await doors.enter_async_context(await self._stream_door(tunnels, files, doors))
+            # Pushed last, so it runs first: doors close quickly when nobody stands in them.
+            doors.push_async_callback(_end_tunnels, tunnels)
+            ready()
+            await self._keep_advertised(tunnels, advertiser)
+
+    # Doors
+
+    def _tunnel_door(self, tunnels: Tunnels, hub: TlsFiles) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
+        config = self._config
+        own = _present(config.tls_tunnel_cert_file, config.tls_tunnel_private_key_file)
+        certificate, key = own or (hub.certificate, hub.key)
+        (ca,) = _present(config.tls_tunnel_ca_file) or (hub.ca,)
+        context = server_context(certificate, key, client_ca=ca)
+        context.set_ciphers(ECDSA_CIPHERS)
+        return serve(tunnels.app(), host=config.address, port=config.tunnel_port, ssl_context=context)
+
+    async def _stream_door(
+        self, tunnels: Tunnels, hub: TlsFiles, doors: AsyncExitStack
+    ) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
+        config = self._config
+        own = _present(config.tls_stream_cert_file, config.tls_stream_private_key_file)
+        certificate, key = own or (hub.certificate, hub.key)
+        authorities = await self._client_authorities()
+        if not authorities:
+            log.warning(
+                "no client certificate will do at the stream port: put the cluster's CA into %s",
+                config.tls_stream_ca_file,
+            )
+        bundle = doors.enter_context(_bundle(authorities)) if authorities else None
+        context = server_context(certificate, key, client_ca=bundle, client_certificate="optional")
+        callers = Callers(self._deps.client, enforce=config.authentication == "required")
+        face = KubeletFace(tunnels, self._locate, callers, self._deps.registry)
+        return serve(face.app(), host=config.address, port=config.stream_port, ssl_context=context)
+
+    async def _client_authorities(self) -> str:
+        """The CAs (PEM) of those who may ask: the configured file, else the cluster's own."""
+        if configured := _present(self._config.tls_stream_ca_file):
+            return configured[0].read_text()
+        name, namespace, key = _AUTHENTICATION
+        published = ""
+        try:
+            config_map = await self._deps.client.get(CONFIG_MAPS, name, namespace)
+            published = str((config_map.to_dict().get("data") or {}).get(key) or "")
+        except ApiError as error:
+            log.info("the cluster publishes no CA for clients: %s", error)
+        return "\n".join(text for text in dict.fromkeys((self._deps.api_ca.strip(), published.strip())) if text)
+
+    async def _locate(self, namespace: str, pod: str) -> str:
+        known = self._pods.get(pod, namespace)
+        if known is None:
+            async with asyncio.timeout(LOCATE_SECONDS):
+                known = await self._deps.client.get(PODS, pod, namespace)
+        return node_of(known)
+
+    # How the API server comes here
+
+    async def _advertiser(self) -> Advertiser:
+        config, address = self._config, self._config.advertise_address or self._deps.address
+        if config.kubelet_endpoint == "iptables":
+            port = await negotiate(self._deps.client, address)
+            log.info("iptables are to lead port %d of edge nodes to %s:%d", port, address, config.stream_port)
+            return Advertiser(self._deps.client, port, None)
+        addresses = await addresses_of(address, config.advertise_as)
+        return Advertiser(self._deps.client, config.stream_port, addresses)
+
+    async def _keep_advertised(self, tunnels: Tunnels, advertiser: Advertiser) -> None:
+        """A Node that was written meanwhile, by whomever, says it again."""
+        async for change in self._nodes.changes():
+            if change.new is None or change.new.meta.name not in tunnels:
+                continue
+            try:
+                await advertiser.write(change.new)
+            except Conflict:
+                continue  # a newer change is under way
+            except ApiError as error:
+                log.warning("the kubelet endpoint of node %s is not written: %s", change.new.meta.name, error)
+
+
+async def _end_tunnels(tunnels: Tunnels) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            await tunnels.end_all("cloudcore is stopping")
+
+
+def _present(*paths: str) -> tuple[Path, ...]:
+    """The files, when all of them are there."""
+    found = tuple(Path(path) for path in paths)
+    return found if all(str(path) != "." and path.is_file() for path in found) else ()
+
+
+@contextmanager
+def _bundle(authorities: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="edgehive-stream-") as folder:
+        path = Path(folder, "clients.crt")
+        path.write_text(authorities)
+        yield path
