@@ -117,6 +117,16 @@ async def test_client_side_apply_creates_configures_and_leaves_alone(kubectl: Ku
     await kubectl("get", "cm", "dry", fails=True)
 
 
+async def test_what_get_prints_can_be_applied(kubectl: Kubectl) -> None:
+    """A List, which kubectl validates by OpenAPI v2 before it sends its items."""
+    await kubectl("create", "configmap", "one", "--from-literal=a=1")
+    await kubectl("create", "configmap", "two", "--from-literal=a=2")
+    listed = await kubectl("get", "configmaps", "one", "two", "-o", "yaml")
+    await kubectl("delete", "configmap", "one")
+    assert "configmap/one created" in await kubectl("apply", "-f", "-", stdin=listed.replace('a: "1"', 'a: "3"'))
+    assert await kubectl("get", "configmap", "one", "-o", "jsonpath={.data.a}") == "3"
+
+
 async def test_patches_labels_annotations_and_edit(kubectl: Kubectl, tmp_path: Path) -> None:
     await kubectl("create", "configmap", "c1", "--from-literal=a=b")
     for kind, patch in (("merge", '{"data":{"m":"1"}}'), ("strategic", '{"data":{"s":"1"}}'),

@@ -255,7 +255,8 @@ class Rest:
         return web.Response(text="ok")
 
     def _swagger(self, request: web.Request) -> web.Response:
-        if swagger.PROTOBUF in request.headers.get("Accept", ""):
+        accepted = request.headers.get("Accept", "")
+        if any(name in accepted for name in swagger.ASKED_FOR):
             return web.Response(body=swagger.protobuf(VERSION["gitVersion"]), content_type=swagger.PROTOBUF)
         return _answer(answers.render(swagger.document(VERSION["gitVersion"]), Representation()), Representation())
 

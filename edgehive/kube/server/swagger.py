@@ -8,7 +8,9 @@ Go: k8s.io/kube-openapi/pkg/handler
 
 from typing import Any
 
-PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+#: What clients call it when they ask; an `@` is no part of a media type, so it is not answered.
+ASKED_FOR = ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", PROTOBUF)
 _TITLE = "Kubernetes"
 # Field numbers of Document and Info in gnostic's OpenAPIv2.proto.
 _SWAGGER, _INFO, _PATHS = 1, 2, 8
