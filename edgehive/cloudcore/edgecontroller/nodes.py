@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from edgehive.api.core import Pod
+from edgehive.api.document import Document
 from edgehive.api.registry import LEASES, NODES, PODS
+from edgehive.cloudcore import endpoints
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR
 from edgehive.cloudcore.edgecontroller.context import EdgeContext, same_apart_from_status
 from edgehive.cloudcore.flows import (
@@ -62,7 +64,7 @@ def nodes_down(change: Change, context: EdgeContext) -> Iterator[Down | Unchange
     if change.old is not None and same_apart_from_status(change.old, change.new, keep=("volumesAttached",)):
         yield Unchanged(name, change.old, change.new)
         return
-    yield Down(name, Operation.UPDATE, NODES, change.new)
+    yield Down(name, Operation.UPDATE, NODES, endpoints.as_reported(change.new))
     if change.old is None:
         for document in context.pods_on(name):
             context.location.put(document.read(Pod))
@@ -129,7 +131,8 @@ async def _complete_labels(name: str, labels: Mapping[str, str], context: EdgeCo
 
 @upstream(ResourceType.NODE, Operation.QUERY)
 async def node_query(request: Request, context: EdgeContext) -> Answer:
-    return bare(context.nodes.get(request.resource.name) or await context.client.get(NODES, request.resource.name))
+    name = request.resource.name
+    return bare(endpoints.as_reported(context.nodes.get(name) or await context.client.get(NODES, name)))
 
 
 @upstream(ResourceType.NODE, Operation.UPDATE, envelope=Envelope.OK)
@@ -143,11 +146,13 @@ async def node_update(request: Request, context: EdgeContext) -> Answer:
 
 @upstream(ResourceType.NODE_PATCH, Operation.PATCH, envelope=Envelope.OBJECT, empty=EMPTY_NODE)
 async def node_patch(request: Request, context: EdgeContext) -> Answer:
-    return object_reply(
-        await context.client.patch(
-            NODES, request.resource.name, request.json(), type=PatchType.STRATEGIC, subresource="status"
-        )
-    )
+    return object_reply(endpoints.as_reported(await _patch_status(request.resource.name, request.json(), context)))
+
+
+async def _patch_status(name: str, patch: bytes, context: EdgeContext) -> Document:
+    """What the node reports, without the place where the API server finds its kubelet."""
+    patch = endpoints.kept_in(patch, endpoints.endpoint_of(context.nodes.get(name)))
+    return await context.client.patch(NODES, name, patch, type=PatchType.STRATEGIC, subresource="status")
 
 
 @upstream(ResourceType.NODE_STATUS, Operation.INSERT, envelope=Envelope.OK)
@@ -168,9 +173,7 @@ async def node_status_update(request: Request, context: EdgeContext) -> Answer:
     """The older form of status reports."""
     report = request.read(payloads.NodeStatusRequest)
     patch = msgspec.json.encode({"status": report.status})
-    document = await context.client.patch(
-        NODES, request.resource.name, patch, type=PatchType.STRATEGIC, subresource="status"
-    )
+    document = await _patch_status(request.resource.name, patch, context)
     return ok(path=_node_path(request), resource_version=document.meta.resource_version)
 
 
