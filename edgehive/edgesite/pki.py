@@ -76,7 +76,7 @@ def _admin(authority: KeyPair, now: datetime) -> KeyPair:
 def _renew(folder: Path, name: str, now: datetime, names: list[str], make: Callable[[], KeyPair]) -> None:
     """Keep the certificate while it is in the first half of its life and carries all names."""
     try:
-        pair = _load(folder, name)
+        pair = load(folder, name)
         certificate = x509.load_der_x509_certificate(pair.certificate)
     except (OSError, ValueError):
         _save(folder, name, make())
@@ -98,10 +98,11 @@ def _names_of(certificate: x509.Certificate) -> set[str]:
 def _pair(folder: Path, name: str, make: Callable[[], KeyPair]) -> KeyPair:
     if not (folder / f"{name}.crt").exists():
         _save(folder, name, make())
-    return _load(folder, name)
+    return load(folder, name)
 
 
-def _load(folder: Path, name: str) -> KeyPair:
+def load(folder: Path, name: str) -> KeyPair:
+    """The pair kept as NAME.crt and NAME.key; raises OSError or ValueError."""
     certificate = tls.certificate_from_pem((folder / f"{name}.crt").read_bytes())
     return KeyPair(certificate, tls.key_from_pem((folder / f"{name}.key").read_bytes()))
 
@@ -125,7 +126,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 def kubeconfig(pki: Pki, server: str) -> str:
     """A kubeconfig for the administrator."""
-    admin = _load(pki.folder, "admin")
+    admin = load(pki.folder, "admin")
 
     def encoded(content: bytes) -> str:
         return base64.b64encode(content).decode()

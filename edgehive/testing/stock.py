@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgehive.edgesite import pki
+from edgehive.kit import tls
 from edgehive.kit.clock import SystemClock
 from edgehive.testing.hosts import DemonstrationFailed, Host, Program, last_line
 
@@ -72,6 +73,23 @@ class ControlPlane:
 
     def start_api_server(self) -> None:
         self._run("kube-apiserver", *_api_server_flags(self.data / "pki", self.address))
+
+    def lead_streams(self, folder: Path, node: str) -> None:
+        """What stock cloudcore wants done by hand for logs and exec: certificates, and a way from the node's port."""
+        authority = pki.load(self.data / "pki", "ca")
+        now, names = SystemClock().now(), [self.address]
+        pair = tls.issue(
+            authority, common_name="stream", names=names, usages=(tls.SERVER_AUTH,), now=now, lifetime=pki.LIFETIME
+        )
+        for path, content in (
+            (folder / "ca" / "streamCA.crt", authority.certificate_pem),
+            (folder / "certs" / "stream.crt", pair.certificate_pem),
+            (folder / "certs" / "stream.key", pair.key_pem),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pki.write_private(path, content)
+        redirect = ["-p", "tcp", "-d", node, "--dport", "10351", "-j", "DNAT", "--to-destination"]
+        self.host.run("iptables", "-t", "nat", "-A", "OUTPUT", *redirect, f"{self.address}:10003")
 
     def answers(self) -> bool:
         """Whether the API server is ready; DemonstrationFailed when a program ended."""

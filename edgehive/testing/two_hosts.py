@@ -187,6 +187,8 @@ def two_hosts(say: Say, kubeconfig: Path | None = None, cast: Cast = Cast()) -> 
             control_plane = stock.ControlPlane(cloud, CLOUD, data / "site")
             undo.callback(control_plane.stop)
             control_plane.start(hosts.until)
+            if cast.stock_cloudcore:
+                control_plane.lead_streams(data / "cloud", EDGE)
             for path in stock.definitions() if cast.stock_cloudcore else ():
                 hosts.kubectl("apply", "--server-side", "-f", str(path))
             say("a stock Kubernetes control plane answers on the cloud host")
@@ -260,12 +262,21 @@ def cloudcore_config(folder: Path, kubeconfig: Path) -> dict[str, Any]:
         "websocket": {"address": CLOUD, "port": 10000},
         "https": {"address": CLOUD, "port": 10002},
     }
+    stream = {
+        "enable": True,
+        "tlsTunnelCAFile": f"{folder}/ca/rootCA.crt",
+        "tlsTunnelCertFile": f"{folder}/certs/server.crt",
+        "tlsTunnelPrivateKeyFile": f"{folder}/certs/server.key",
+        "tlsStreamCAFile": f"{folder}/ca/streamCA.crt",
+        "tlsStreamCertFile": f"{folder}/certs/stream.crt",
+        "tlsStreamPrivateKeyFile": f"{folder}/certs/stream.key",
+    }
     return {
         "apiVersion": "cloudcore.config.kubeedge.io/v1alpha1",
         "kind": "CloudCore",
         "commonConfig": {"monitorServer": {"bindAddress": f"{CLOUD}:9091"}},
         "kubeAPIConfig": {"kubeConfig": str(kubeconfig)},
-        "modules": {"cloudHub": hub, "iptablesManager": {"enable": False}},
+        "modules": {"cloudHub": hub, "cloudStream": stream, "iptablesManager": {"enable": False}},
     }
 
 
@@ -292,7 +303,20 @@ def edgecore_config(folder: Path, token: str, endpoint: str) -> dict[str, Any]:
         "rootDirectory": f"{folder}/kubelet",
         "tailoredKubeletConfig": kubelet,
     }
-    modules = {"edgeHub": hub, "edged": edged, "eventBus": {"enable": False}, "deviceTwin": {"enable": False}}
+    stream = {
+        "enable": True,
+        "server": f"{CLOUD}:10004",
+        "tlsTunnelCAFile": f"{folder}/ca/rootCA.crt",
+        "tlsTunnelCertFile": f"{folder}/certs/server.crt",
+        "tlsTunnelPrivateKeyFile": f"{folder}/certs/server.key",
+    }
+    modules = {
+        "edgeHub": hub,
+        "edged": edged,
+        "edgeStream": stream,
+        "eventBus": {"enable": False},
+        "deviceTwin": {"enable": False},
+    }
     return {
         "apiVersion": "edgecore.config.kubeedge.io/v1alpha2",
         "kind": "EdgeCore",

@@ -5,11 +5,13 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edgehive.edgesite.images import HELLO
+from edgehive.testing.hosts import DemonstrationFailed
 from edgehive.testing.two_hosts import NODE, Cast, TwoHosts
 
 PAIRINGS = {
@@ -35,6 +37,23 @@ class Pairing:
 
     def kubectl(self, *words: str) -> str:
         return self.hosts.kubectl(*words)
+
+    def command(self, *words: str) -> str:
+        """A kubectl command for a shell on the cloud host."""
+        return shlex.join(["kubectl", f"--kubeconfig={self.hosts.kubeconfig}"]) + " " + " ".join(words)
+
+    def tries(self, *words: str) -> bool:
+        """Whether a command succeeds."""
+        try:
+            self.kubectl(*words)
+        except DemonstrationFailed:
+            return False
+        return True
+
+    def delete_pods(self, *names: str) -> None:
+        self.kubectl("delete", "pod", *names, "--wait=false")
+        for name in names:
+            self.until_gone("pod", name)
 
     def apply(self, *manifests: Manifest) -> None:
         path = self.hosts.data / "manifest.json"

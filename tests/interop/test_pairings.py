@@ -145,8 +145,7 @@ def test_a_pod_comes_and_goes(pairing: Pairing) -> None:
     assert found["status"]["hostIP"] == EDGE
     assert found["status"]["podIP"].startswith("10.89.77.")
     assert found["status"]["phase"] == "Running"
-    pairing.kubectl("delete", "pod", "plain", "--wait=false")
-    pairing.until_gone("pod", "plain")
+    pairing.delete_pods("plain")
 
 
 def test_a_pod_ends_as_its_container_does(pairing: Pairing) -> None:
@@ -165,9 +164,7 @@ def test_a_pod_ends_as_its_container_does(pairing: Pairing) -> None:
         return int(statuses[0]["restartCount"]) if statuses else 0
 
     pairing.until("a restart", lambda: restarts() >= 1)
-    pairing.kubectl("delete", "pod", "good", "bad", "again", "--wait=false")
-    for name in ("good", "bad", "again"):
-        pairing.until_gone("pod", name)
+    pairing.delete_pods("good", "bad", "again")
 
 
 def test_configuration_reaches_environment_and_files_and_follows_changes(pairing: Pairing) -> None:
@@ -194,8 +191,7 @@ def test_configuration_reaches_environment_and_files_and_follows_changes(pairing
         lambda: pairing.inside(found, "sh", "-c", "cat /config/colour /keys/door") == "blue5678",
         seconds=180,
     )
-    pairing.kubectl("delete", "pod", "configured", "--wait=false")
-    pairing.until_gone("pod", "configured")
+    pairing.delete_pods("configured")
 
 
 def test_two_pods_that_ask_for_one_secret_at_once_both_start(pairing: Pairing) -> None:
@@ -207,9 +203,7 @@ def test_two_pods_that_ask_for_one_secret_at_once_both_start(pairing: Pairing) -
     pairing.apply(*(pod(name, **mounted(shared={"secret": {"secretName": "shared"}})) for name in names))
     for name in names:
         pairing.until_running(name, seconds=50)
-    pairing.kubectl("delete", "pod", *names, "--wait=false")
-    for name in names:
-        pairing.until_gone("pod", name)
+    pairing.delete_pods(*names)
 
 
 def test_a_pod_waits_for_its_missing_config_map(pairing: Pairing) -> None:
@@ -222,8 +216,7 @@ def test_a_pod_waits_for_its_missing_config_map(pairing: Pairing) -> None:
     pairing.apply(config_map("late", now="here"))
     found = pairing.until_running("patient", seconds=180)
     assert pairing.inside(found, "cat", "/late/now") == "here"
-    pairing.kubectl("delete", "pod", "patient", "--wait=false")
-    pairing.until_gone("pod", "patient")
+    pairing.delete_pods("patient")
 
 
 def waiting(found: Manifest) -> bool:
@@ -248,8 +241,7 @@ def test_a_pod_s_token_is_good_at_the_api_server(pairing: Pairing) -> None:
     assert answer["status"].get("authenticated") is True, answer["status"]
     authority = pairing.inside(found, "cat", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
     assert authority.startswith("-----BEGIN CERTIFICATE-----")
-    pairing.kubectl("delete", "pod", "holder", "--wait=false")
-    pairing.until_gone("pod", "holder")
+    pairing.delete_pods("holder")
 
 
 def test_a_claimed_volume_is_mounted(pairing: Pairing) -> None:
@@ -288,8 +280,7 @@ def test_a_claimed_volume_is_mounted(pairing: Pairing) -> None:
     )
     pairing.until_running("keeper")
     assert pairing.hosts.edge.run("cat", f"{shelf}/note") == "kept\n"
-    pairing.kubectl("delete", "pod", "keeper", "--wait=false")
-    pairing.until_gone("pod", "keeper")
+    pairing.delete_pods("keeper")
 
 
 def test_the_edge_s_events_reach_the_cloud(pairing: Pairing) -> None:
@@ -302,8 +293,7 @@ def test_the_edge_s_events_reach_the_cloud(pairing: Pairing) -> None:
         return {item["reason"] for item in found["items"]}
 
     pairing.until("events Created and Started", lambda: {"Created", "Started"} <= reasons())
-    pairing.kubectl("delete", "pod", "noisy", "--wait=false")
-    pairing.until_gone("pod", "noisy")
+    pairing.delete_pods("noisy")
 
 
 def test_a_deployment_rolls_over(pairing: Pairing) -> None:
@@ -327,6 +317,69 @@ def test_a_deployment_rolls_over(pairing: Pairing) -> None:
         pairing.kubectl("rollout", "status", "deployment/web", "--timeout=50s")
     pairing.kubectl("delete", "deployment", "web", "--wait=false")
     pairing.until("its pods to be gone", lambda: not pairing.kubectl("get", "pods", "-l", "app=web", "-o", "name"))
+
+
+# Logs, exec and their like, through the tunnel
+
+
+def test_logs_are_read_through_the_tunnel(pairing: Pairing) -> None:
+    """[69, 70, 71] Whole, the end, and as they come."""
+    pairing.apply(
+        pod("talker", "echo one; echo two; sleep 1; echo three; trap 'exit 0' TERM; while true; do sleep 0.1; done")
+    )
+    pairing.until_running("talker")
+    pairing.until("the log", lambda: pairing.kubectl("logs", "talker") == "one\ntwo\nthree\n")
+    assert pairing.kubectl("logs", "talker", "--tail=1") == "three\n"
+    followed = pairing.hosts.cloud.run("bash", "-c", f"{pairing.command('logs', '-f', 'talker')} & sleep 2; kill $!")
+    assert followed == "one\ntwo\nthree\n"
+    pairing.delete_pods("talker")
+
+
+def test_exec_runs_a_command_with_its_input_and_exit_code(pairing: Pairing) -> None:
+    pairing.apply(pod("worker"))
+    pairing.until_running("worker")
+    pairing.until("the tunnel", lambda: pairing.tries("exec", "worker", "--", "true"))
+    assert pairing.kubectl("exec", "worker", "--", "sh", "-c", "echo $((6*7))") == "42\n"
+    command = pairing.command("exec", "-i", "worker", "--", "sh", "-c", '"cat; exit 3"')
+    answer = pairing.hosts.cloud.run("bash", "-c", f"echo typed | {command}; echo code $?")
+    assert answer == "typed\ncode 3\n"
+    big = pairing.kubectl("exec", "worker", "--", "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x")
+    assert len(big) == 3_000_000
+    pairing.delete_pods("worker")
+
+
+def test_attach_and_cp(pairing: Pairing) -> None:
+    pairing.apply(pod("box", "while read line; do echo got $line; done", container={"stdin": True}))
+    pairing.until_running("box")
+    command = pairing.command("attach", "-i", "box")
+    answer = pairing.hosts.cloud.run("bash", "-c", f"(echo hello; sleep 3) | timeout 8 {command} || true")
+    assert "got hello" in answer
+    source = pairing.hosts.data / "carried"
+    source.write_bytes(bytes(range(256)) * 1000)
+    pairing.apply(pod("chest"))
+    pairing.until_running("chest")
+    # The image has busybox's tar.
+    pairing.kubectl("cp", str(source), "chest:/tmp/carried")
+    back = pairing.hosts.data / "back"
+    pairing.kubectl("cp", "chest:/tmp/carried", str(back))
+    assert back.read_bytes() == source.read_bytes()
+    pairing.delete_pods("box", "chest")
+
+
+def test_port_forward(pairing: Pairing) -> None:
+    if pairing.cast.stock_cloudcore:
+        pytest.skip("stock cloudcore has no port-forward")
+    pairing.apply(pod("page", "mkdir -p /tmp/www; echo served > /tmp/www/x; exec httpd -f -p 8080 -h /tmp/www"))
+    pairing.until_running("page")
+    forward = pairing.command("port-forward", "pod/page", "18080:8080")
+    fetch = (
+        "import urllib.request as r; print(r.urlopen('http://127.0.0.1:18080/x', timeout=9).read().decode(), end='')"
+    )
+    answer = pairing.hosts.cloud.run(
+        "bash", "-c", f'{forward} >/dev/null & sleep 2; "$0" -c "$1"; kill $!', sys.executable, fetch
+    )
+    assert answer == "served\n"
+    pairing.delete_pods("page")
 
 
 # Apart and together again
@@ -353,9 +406,7 @@ def test_changes_made_while_the_cable_is_cut_arrive(pairing: Pairing) -> None:
     )
     pairing.until("the deleted pod's container to end", lambda: not runs(pairing, before["goes"]), seconds=120)
     names = ("stays", "anew", "comes")
-    pairing.kubectl("delete", "pod", *names, "--wait=false")
-    for name in names:
-        pairing.until_gone("pod", name)
+    pairing.delete_pods(*names)
 
 
 def runs(pairing: Pairing, found: Manifest) -> bool:
@@ -380,8 +431,7 @@ def test_a_killed_edgecore_finds_its_containers_again(pairing: Pairing, offline:
     heartbeat_after_restart(pairing)
     assert containers(pairing.until_running(name)) == containers(before)
     assert runs(pairing, before)
-    pairing.kubectl("delete", "pod", name, "--wait=false")
-    pairing.until_gone("pod", name)
+    pairing.delete_pods(name)
 
 
 def heartbeat_after_restart(pairing: Pairing) -> None:
@@ -406,9 +456,7 @@ def test_changes_made_while_cloudcore_is_down_arrive(pairing: Pairing) -> None:
     pairing.until_running("late", seconds=150)
     pairing.until("the deleted pod's container to end", lambda: not runs(pairing, doomed), seconds=120)
     assert containers(pairing.get("pod", "early")) == containers(before)
-    pairing.kubectl("delete", "pod", "early", "late", "--wait=false")
-    for name in ("early", "late"):
-        pairing.until_gone("pod", name)
+    pairing.delete_pods("early", "late")
 
 
 def test_a_big_secret_passes(pairing: Pairing) -> None:
@@ -419,8 +467,7 @@ def test_a_big_secret_passes(pairing: Pairing) -> None:
     pairing.apply(pod("heavy", **mounted(big={"secret": {"secretName": "big"}})))
     found = pairing.until_running("heavy")
     assert pairing.inside(found, "sh", "-c", "wc -c < /big/blob").strip() == "700000"
-    pairing.kubectl("delete", "pod", "heavy", "--wait=false")
-    pairing.until_gone("pod", "heavy")
+    pairing.delete_pods("heavy")
 
 
 def test_a_deleted_node_comes_back_when_its_agent_restarts(pairing: Pairing) -> None:
@@ -432,5 +479,4 @@ def test_a_deleted_node_comes_back_when_its_agent_restarts(pairing: Pairing) -> 
     assert pairing.get("node", NODE)["metadata"]["uid"] != old
     pairing.apply(pod("fresh"))
     pairing.until_running("fresh")
-    pairing.kubectl("delete", "pod", "fresh", "--wait=false")
-    pairing.until_gone("pod", "fresh")
+    pairing.delete_pods("fresh")
