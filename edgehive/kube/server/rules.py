@@ -51,6 +51,7 @@ class Rules:
         causes = validate_create(row, obj) if old is None else validate_update(row, dict(old), obj)
         if row == CUSTOM_RESOURCE_DEFINITIONS and (old is None or old.get("spec") != obj.get("spec")):
             causes += schema.check_definition(obj)
+            call.warnings += schema.unknown_formats(obj)
         if call.served.custom is not None and call.served.custom.schema:
             causes += schema.validate(call.served.custom.schema, obj)
         if causes:

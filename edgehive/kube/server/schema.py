@@ -8,12 +8,12 @@ Go: apiextensions-apiserver/pkg/apiserver/schema/{pruning,defaulting,listtype}, 
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 from edgehive.api.meta import StatusCause
-from edgehive.kit.clock import parse_rfc3339
+from edgehive.kube.server import formats
 from edgehive.kube.server.field_errors import FieldErrors, shown
 
 Json = Mapping[str, Any]
@@ -153,8 +153,9 @@ def _check_string(errors: FieldErrors, schema: Json, value: str, path: str) -> N
     pattern = schema.get("pattern")
     if pattern and not _compiled(pattern).search(value):
         errors.invalid(path, value, f"{_place(path)} should match '{pattern}'")
-    if schema.get("format") == "date-time" and not _is_date_time(value):
-        errors.invalid(path, value, f'{_place(path)} must be of type date-time: "{value}"')
+    form = schema.get("format")
+    if form and schema.get("type", "string") == "string" and not formats.fits(form, value):
+        errors.invalid(path, value, f"{_place(path)} must be of type {form}: {shown(value)}")
 
 
 @lru_cache(maxsize=256)
@@ -163,14 +164,6 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error:
         return re.compile("")
-
-
-def _is_date_time(value: str) -> bool:
-    try:
-        parse_rfc3339(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_number(errors: FieldErrors, schema: Json, value: float, path: str) -> None:
@@ -296,3 +289,21 @@ def _check_node(errors: FieldErrors, schema: Json, path: str) -> None:
     for word in ("items", "additionalProperties"):
         if isinstance(schema.get(word), Mapping):
             _check_node(errors, schema[word], f"{path}.{word}")
+
+
+def unknown_formats(crd: Json) -> list[str]:
+    """What the author of a CRD is told: formats that ask for nothing here."""
+    versions = (crd.get("spec") or {}).get("versions") or ()
+    schemas = [(version.get("schema") or {}).get("openAPIV3Schema") or {} for version in versions]
+    names = dict.fromkeys(name for one in schemas for name in _unknown_formats(one))
+    return [f'unrecognized format "{name}"' for name in names]
+
+
+def _unknown_formats(schema: Json) -> Iterator[str]:
+    name = schema.get("format")
+    if name and not formats.is_known(name, schema.get("type") or ""):
+        yield name
+    below = [*(schema.get("properties") or {}).values(), schema.get("items"), schema.get("additionalProperties")]
+    for one in below:
+        if isinstance(one, Mapping):
+            yield from _unknown_formats(one)
