@@ -89,6 +89,8 @@ class EdgeStream:
         await self._wait_for_files()
         loop, failures, told = asyncio.get_running_loop(), 0, ""
         while True:
+            # Before the first try too: a stock cloud lets a node that is not registered yet wait for 20 s.
+            await asyncio.sleep(self._retry.delay(max(failures - 1, 0)))
             began = loop.time()
             try:
                 reason = await self._hold()
@@ -97,7 +99,6 @@ class EdgeStream:
             failures = 0 if loop.time() - began > GOOD_SECONDS else failures + 1
             log.log(logging.DEBUG if reason == told else logging.WARNING, "no tunnel to the cloud: %s", reason)
             told = reason
-            await asyncio.sleep(self._retry.delay(max(failures - 1, 0)))
 
     async def _wait_for_files(self) -> None:
         if not self._files or self._present() is not None:
