@@ -33,14 +33,16 @@ class CrdVersion:
     scale: Mapping[str, str] | None
     selectable: tuple[str, ...]
     schema: Mapping[str, Any] | None
+    #: Objects up to this revision may have been written under another schema.
+    since: int = 0
 
 
-def versions_of(crd: Mapping[str, Any]) -> list[Served]:
+def versions_of(crd: Mapping[str, Any], since: int = 0) -> list[Served]:
     """Every served version of a CRD, under the names it got. Pure."""
-    return [_served(crd, version) for version in crd["spec"].get("versions") or () if version.get("served")]
+    return [_served(crd, version, since) for version in crd["spec"].get("versions") or () if version.get("served")]
 
 
-def _served(crd: Mapping[str, Any], version: Mapping[str, Any]) -> Served:
+def _served(crd: Mapping[str, Any], version: Mapping[str, Any], since: int = 0) -> Served:
     spec, names = crd["spec"], accepted_names(crd)
     parts = version.get("subresources") or {}
     row = ApiResource(
@@ -60,6 +62,7 @@ def _served(crd: Mapping[str, Any], version: Mapping[str, Any]) -> Served:
         parts.get("scale"),
         tuple(field["jsonPath"].lstrip(".") for field in version.get("selectableFields") or ()),
         (version.get("schema") or {}).get("openAPIV3Schema"),
+        since,
     )
     return Served(row, custom, tracks_generation=True, unconditional_update=False)
 
@@ -78,6 +81,8 @@ class Crds:
         self._catalog = catalog
         self._writer = writer
         self._removing: set[str] = set()
+        #: Spec and names of what is served, by definition.
+        self._described: dict[str, tuple[Any, Any]] = {}
 
     async def load(self) -> None:
         """Serve what the store holds."""
@@ -113,6 +118,7 @@ class Crds:
     async def _sync(self, key: Key, group: asyncio.TaskGroup) -> None:
         stored = self._store.get(key)
         if stored is None:
+            self._described.pop(key.name, None)
             self._catalog.set_custom(key.name, [])
             return
         crd = stored.to_dict()
@@ -127,8 +133,20 @@ class Crds:
         now = self._writer.now()
         current = await self._writer.adjust(key, lambda fresh: judged(fresh, self._claims(key, fresh), now))
         if current is not None:
-            crd = current.to_dict()
-            self._catalog.set_custom(key.name, versions_of(crd) if is_established(crd) else [])
+            self._serve(key.name, current.to_dict())
+
+    def _serve(self, name: str, crd: Json) -> None:
+        """Tell the catalog, if anything has changed for it."""
+        before = self._described.get(name)
+        described = (crd["spec"], accepted_names(crd)) if is_established(crd) else None
+        if described is None:
+            self._described.pop(name, None)
+            self._catalog.set_custom(name, [])
+        elif described != before:
+            self._described[name] = described
+            # Before the first look, the definition itself is the last that can have changed the schema.
+            since = self._store.revision if before is not None else int(crd["metadata"]["resourceVersion"])
+            self._catalog.set_custom(name, versions_of(crd, since))
 
     def _claims(self, key: Key, crd: Json) -> Claims:
         others = [item.to_dict() for item in self._store.items(_STORAGE) if item.key != key]

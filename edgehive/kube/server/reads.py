@@ -14,7 +14,7 @@ from edgehive.api.document import Document
 from edgehive.api.meta import Status
 from edgehive.kube.client import EventType, WatchEvent
 from edgehive.kube.errors import ApiError, Gone, not_found
-from edgehive.kube.server import listing, versions
+from edgehive.kube.server import listing, schema, versions
 from edgehive.kube.server.catalog import Served
 from edgehive.kube.server.listing import Filter
 from edgehive.kube.server.options import Call, ListOptions, Page
@@ -173,11 +173,15 @@ def _page_expired(call: Call, after: tuple[str, str]) -> ApiError:
 
 
 def in_version(served: Served, stored: Stored) -> Stored:
-    """The object under the apiVersion it is asked in; only kinds with several versions ever need a change."""
+    """The object as whoever asks for it gets it: under their apiVersion, and by the schema of today."""
     if served.custom is None and not versions.converts(served.storage):
         return stored
     version = served.resource.api_version
-    if stored.document.api_version == version:
+    is_current = served.custom is None or stored.revision > served.custom.since
+    if is_current and stored.document.api_version == version:
         return stored
     value = versions.converted(served.storage, stored.to_dict(), version)
+    if served.custom is not None and served.custom.schema:
+        schema.prune(served.custom.schema, value)
+        schema.default(served.custom.schema, value)
     return Stored(stored.key, stored.revision, msgspec.json.encode(value))

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, ApiResource
+from edgehive.kit.clock import SystemClock
 from edgehive.kube.client import DocumentList
 from edgehive.kube.errors import NotFound
+from edgehive.kube.sqlite import open_store
 from edgehive.testing.cluster import Cluster
 
 pytestmark = pytest.mark.looptime
@@ -128,3 +131,44 @@ async def test_a_definition_cannot_take_a_built_in_kind_nor_its_objects(cluster:
     await asyncio.sleep(1)
     assert (await client.get(DEPLOYMENTS, "web", "default")).meta.name == "web"
     assert (await client.list(CUSTOM_RESOURCE_DEFINITIONS)).items == []
+
+
+def with_schema(crd: dict[str, Any], **properties: Any) -> dict[str, Any]:
+    spec = {"type": "object", "properties": properties}
+    crd["spec"]["versions"][0]["schema"] = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
+    return crd
+
+
+WIDGETS = ApiResource("example.com", "v1", "Widget", "widgets", True)
+TEXT = {"type": "string"}
+
+
+async def test_an_object_is_read_by_the_schema_of_today(cluster: Cluster) -> None:
+    client = cluster.client()
+    await client.create(CUSTOM_RESOURCE_DEFINITIONS, with_schema(definition("widgets", "Widget"), old=TEXT, size=TEXT))
+    await conditions(cluster, "widgets.example.com")
+    await client.create(WIDGETS, {"metadata": {"name": "w"}, "spec": {"old": "a", "size": "b"}}, "default")
+
+    newer = with_schema(definition("widgets", "Widget"), size=TEXT, colour=TEXT | {"default": "red"})
+    await client.patch(CUSTOM_RESOURCE_DEFINITIONS, "widgets.example.com", {"spec": newer["spec"]})
+    await asyncio.sleep(1)
+
+    for found in (await client.get(WIDGETS, "w", "default"), *(await client.list(WIDGETS)).items):
+        assert found.to_dict()["spec"] == {"size": "b", "colour": "red"}
+    event = await anext(client.watch(WIDGETS))
+    assert event.object.to_dict()["spec"] == {"size": "b", "colour": "red"}
+    await client.patch(WIDGETS, "w", {"spec": {"size": "c"}}, "default")
+    assert b"old" not in cluster.store.items("widgets.example.com")[0].raw
+
+
+async def test_an_older_object_is_read_by_the_schema_after_a_restart(tmp_path: Path) -> None:
+    clock, crd = SystemClock(), with_schema(definition("widgets", "Widget"), old=TEXT, size=TEXT)
+    async with open_store(tmp_path / "store.db", clock=clock) as store, Cluster(store=store, clock=clock) as cluster:
+        client = cluster.client()
+        await client.create(CUSTOM_RESOURCE_DEFINITIONS, crd)
+        await conditions(cluster, "widgets.example.com")
+        await client.create(WIDGETS, {"metadata": {"name": "w"}, "spec": {"old": "a", "size": "b"}}, "default")
+        newer = with_schema(definition("widgets", "Widget"), size=TEXT)
+        await client.patch(CUSTOM_RESOURCE_DEFINITIONS, "widgets.example.com", {"spec": newer["spec"]})
+    async with open_store(tmp_path / "store.db", clock=clock) as store, Cluster(store=store, clock=clock) as cluster:
+        assert (await cluster.client().get(WIDGETS, "w", "default")).to_dict()["spec"] == {"size": "b"}
