@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from edgehive.api.config.durations import seconds
 from edgehive.api.config.edgecore import Edged as EdgedConfig
 from edgehive.api.core import Pod
 from edgehive.api.document import Document
@@ -31,6 +32,7 @@ from edgehive.edgecore.edged.environment import PodFacts
 from edgehive.edgecore.edged.housekeeping import Housekeeping
 from edgehive.edgecore.edged.images import ImagePuller
 from edgehive.edgecore.edged.kubelet_server import KubeletServer
+from edgehive.edgecore.edged.manifests import is_mirror
 from edgehive.edgecore.edged.node import NodeReporter, NodeView, resources
 from edgehive.edgecore.edged.pleg import Pleg
 from edgehive.edgecore.edged.podfiles import PodFiles
@@ -40,6 +42,7 @@ from edgehive.edgecore.edged.probes import Prober
 from edgehive.edgecore.edged.reporter import Reporter
 from edgehive.edgecore.edged.resolver import parse_resolv_conf
 from edgehive.edgecore.edged.runtime import NodeFacts, PodRuntime
+from edgehive.edgecore.edged.static_pods import StaticPods
 from edgehive.edgecore.edged.stats import StatsSummary
 from edgehive.edgecore.edged.volumes.claims import ClaimedVolumes
 from edgehive.edgecore.edged.volumes.local import LocalVolumes
@@ -104,6 +107,7 @@ class Edged:
         #: Set while running.
         self._pods: Pods
         self._reporter: Reporter
+        self._static: StaticPods
         self._pleg: Pleg
         self._runtime: PodRuntime
         self._node: NodeReporter
@@ -118,6 +122,15 @@ class Edged:
             prober = await stack.enter_async_context(self._prober())
             parts = Parts(self._runtime, self._reporter, self._clock, self._tell, prober)
             self._pods = await stack.enter_async_context(Pods(parts, lambda uid: PodFiles(self._root, uid)))
+            self._static = StaticPods(
+                self._kubelet.static_pod_path,
+                self._node_name,
+                self._client,
+                self._clock,
+                self._pods,
+                self._reporter,
+                seconds(self._kubelet.file_check_frequency),
+            )
             await self._open_door(stack)
             await self._work(ready)
 
@@ -173,6 +186,7 @@ class Edged:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._pleg.run(), name="pleg")
             group.create_task(self._load(ready), name="edged load")
+            group.create_task(self._static.run(), name="edged static pods")
             if self._kubelet.register_node:
                 group.create_task(self._node.run(), name="edged node")
             if self._config.report_event:
@@ -200,8 +214,8 @@ class Edged:
         ready()
 
     def _known_pods(self) -> int | None:
-        """How many pods the local store held at the start; None while it has not been read."""
-        return self._loaded
+        """How many pods the local store held at the start; None while it or the manifests have not been read."""
+        return self._loaded if self._static.known else None
 
     async def _listen(self, keeper: Housekeeping) -> None:
         async for message in self._mailbox:
@@ -216,6 +230,7 @@ class Edged:
             if message.content_bytes().decode(errors="replace") == CLOUD_CONNECTED:
                 self._reporter.retry_now()
                 self._node.cloud_connected()
+                self._static.cloud_connected()
                 keeper.cloud_connected()
             return
         parts = resource.split("/")
@@ -235,11 +250,17 @@ class Edged:
         except PodRefused as error:
             self._refuse(str(error))
             return
-        await self._pods.apply(document, pod)
+        if is_mirror(document):
+            self._static.mirror_seen(document)
+        else:
+            await self._pods.apply(document, pod)
 
     async def _remove(self, namespace: str, name: str, document: Document) -> None:
         """The pod of this UID is gone; a message that names no UID is checked against the local store."""
         uid = document.meta.uid
+        if self._static.owns(namespace, name):
+            self._static.mirror_gone(namespace, name, uid)
+            return
         for worker in self._pods.named(namespace, name):
             if uid == worker.uid or (not uid and await self._is_gone(worker.pod)):
                 await self._pods.remove(worker.uid)

@@ -113,7 +113,7 @@ class PodViews:
 
     async def port_forward_url(self, place: Place, ports: list[int]) -> str:
         worker = self._worker(place.namespace, place.pod)
-        if place.uid and place.uid != worker.uid:
+        if not self._is(worker, place.uid):
             raise Unavailable("pod not found", 404)
         sandbox = worker.observed.sandbox
         if sandbox is None or not sandbox.ready:
@@ -126,8 +126,12 @@ class PodViews:
             raise Unavailable(message, 404)
         return workers[-1]
 
+    def _is(self, worker: PodWorker, uid: str) -> bool:
+        """Static pods are known by the UID of their mirror too; "" is any."""
+        return uid in ("", worker.uid, self._reporter.api_uid(worker.uid))
+
     def _runs(self, worker: PodWorker, place: Place) -> ObservedContainer:
-        if place.uid not in ("", worker.uid) or _spec(worker, place.container) is None:
+        if not self._is(worker, place.uid) or _spec(worker, place.container) is None:
             raise Unavailable(f'container not found ("{place.container}")', 404)
         seen = worker.observed.current(place.container)
         if seen is None or seen.state is not State.RUNNING:

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgehive.api.document import Document
 from edgehive.api.registry import PODS
+from edgehive.edgecore.edged.manifests import is_static
 from edgehive.edgecore.edged.status import Status, status_patch
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.tasks import cancel_and_join, spawn
@@ -33,6 +34,8 @@ class _Outbox:
     name: str
     uid: str
     known: Mapping[str, Any]
+    #: Whom the API is told of; "" while a static pod has no mirror there.
+    api_uid: str
     version: int = 0
     wanted: Status | None = None
     delete: bool = False
@@ -42,9 +45,11 @@ class _Outbox:
 
     @property
     def due(self) -> bool:
-        if self.gone:
+        if self.gone or not self.api_uid:
             return False
-        return self.delete or (self.wanted is not None and status_patch(self.uid, self.known, self.wanted) is not None)
+        return self.delete or (
+            self.wanted is not None and status_patch(self.api_uid, self.known, self.wanted) is not None
+        )
 
 
 class Reporter:
@@ -64,14 +69,29 @@ class Reporter:
 
     def learn(self, document: Document) -> None:
         """What the API holds of this pod; an answer older than our own last report is no news."""
-        meta, status = document.meta, document.to_dict().get("status") or {}
-        version = int(meta.resource_version) if meta.resource_version.isdigit() else 0
+        meta, status, version = document.meta, _status(document), _version(document)
         box = self._boxes.get(meta.uid)
         if box is None:
-            self._boxes[meta.uid] = _Outbox(meta.namespace, meta.name, meta.uid, status, version)
+            api_uid = "" if is_static(document) else meta.uid
+            self._boxes[meta.uid] = _Outbox(meta.namespace, meta.name, meta.uid, status, api_uid, version)
         elif version > box.version:
             box.known, box.version = status, version
             self._send(box)
+
+    def mirror(self, uid: str, mirror: Document) -> None:
+        """The API shows this static pod as `mirror`: its status goes there."""
+        box = self._boxes.get(uid)
+        if box is None:
+            return
+        if box.api_uid != mirror.meta.uid or _version(mirror) > box.version:
+            box.gone = box.gone and box.api_uid == mirror.meta.uid
+            box.api_uid, box.known, box.version = mirror.meta.uid, _status(mirror), _version(mirror)
+        self._send(box)
+
+    def api_uid(self, uid: str) -> str:
+        """The UID the API knows this pod by; "" when it does not know it."""
+        box = self._boxes.get(uid)
+        return box.api_uid if box else ""
 
     def last(self, uid: str) -> Mapping[str, Any]:
         """The newest status told or held: what the next one is computed from."""
@@ -134,17 +154,16 @@ class Reporter:
 
     async def _one(self, box: _Outbox) -> None:
         wanted = box.wanted
-        patch = status_patch(box.uid, box.known, wanted) if wanted is not None else None
+        patch = status_patch(box.api_uid, box.known, wanted) if wanted is not None else None
         if patch is None or wanted is None:
-            await self._client.delete(PODS, box.name, box.namespace, grace_period_seconds=0, uid=box.uid)
+            await self._client.delete(PODS, box.name, box.namespace, grace_period_seconds=0, uid=box.api_uid)
             box.gone = True
             return
         answer = await self._client.patch(
             PODS, box.name, patch, box.namespace, type=PatchType.STRATEGIC, subresource="status"
         )
         box.known = _foreign_conditions(box.known, wanted)
-        version = answer.meta.resource_version
-        box.version = int(version) if version.isdigit() else box.version
+        box.version = _version(answer) or box.version
 
     async def _pause(self, box: _Outbox, delay: float) -> None:
         box.retry.clear()
@@ -153,6 +172,15 @@ class Reporter:
                 await box.retry.wait()
         except TimeoutError:
             return
+
+
+def _status(document: Document) -> Status:
+    return document.to_dict().get("status") or {}
+
+
+def _version(document: Document) -> int:
+    text = document.meta.resource_version
+    return int(text) if text.isdigit() else 0
 
 
 def _foreign_conditions(known: Mapping[str, Any], told: Status) -> Status:

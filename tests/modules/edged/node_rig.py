@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ class Flaky:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+    async def create(self, *arguments: Any, **options: Any) -> Document:
+        if not self.connected:
+            raise Unreachable("connection lost between EdgeCore and CloudCore")
+        found: Document = await self._client.create(*arguments, **options)
+        return found
 
     async def patch(self, resource: ApiResource, *arguments: Any, **options: Any) -> Document:
         if not self.connected:
@@ -130,11 +136,13 @@ class Rig:
         assert terminating is not None
         await self.tell("update", f"default/pod/{name}", terminating.to_dict())
 
-    async def gone(self, name: str) -> None:
+    async def gone(self, name: str, *, but: str = "") -> None:
+        """Until the API holds no such pod, or one of another UID than `but`."""
         async with asyncio.timeout(300):
             while True:
                 try:
-                    await self.api.get(PODS, name, "default")
+                    if (await self.api.get(PODS, name, "default")).meta.uid != but and but:
+                        return
                 except NotFound:
                     return
                 await asyncio.sleep(0.01)
@@ -149,14 +157,18 @@ class Rig:
         found = [item.to_dict() for item in (await self.api.list(EVENTS, "default")).items]
         return [item for item in found if item["involvedObject"]["kind"] == "Pod" and reason in ("", item["reason"])]
 
-    async def until(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def until(
+        self, name: str, wanted: Callable[[dict[str, Any]], bool], *, or_missing: bool = False
+    ) -> dict[str, Any]:
+        """The pod's status once it is as wanted; with `or_missing` the pod may still have to come."""
         last: dict[str, Any] = {}
         try:
             async with asyncio.timeout(300):
                 while True:
-                    last = (await self.api.get(PODS, name, "default")).to_dict()["status"]
-                    if wanted(last):
-                        return last
+                    with suppress(*([NotFound] if or_missing else [])):
+                        last = (await self.api.get(PODS, name, "default")).to_dict()["status"]
+                        if wanted(last):
+                            return last
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise AssertionError(f"{name} stayed at {last}") from None
