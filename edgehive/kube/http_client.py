@@ -10,8 +10,10 @@ Go: k8s.io/client-go/rest
 import asyncio
 import contextlib
 import io
+import logging
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from edgehive import __version__
 from edgehive.api.document import Document
 from edgehive.api.meta import ObjectMeta, Status
 from edgehive.api.registry import ApiResource
+from edgehive.kube import warning_headers
 from edgehive.kube.client import Body, DocumentList, EventType, PatchType, WatchEvent
 from edgehive.kube.errors import ApiError, Gone, ServerError, Unreachable, from_status
 from edgehive.kube.kubeconfig import ClusterAccess
@@ -41,6 +44,10 @@ TOKEN_SECONDS = 60.0
 READ_BUFFER = 256 * 1024
 #: A body above this is handed to aiohttp in pieces, so that writing it does not hold up the loop.
 LARGE_BODY = 512 * 1024
+
+WARNINGS_REMEMBERED = 256
+
+log = logging.getLogger("edgehive.kube.client")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -111,6 +118,16 @@ class _Transport:
         self.token_file = _TokenFile(access.token_file) if access.token_file and not access.token else None
         self.session: aiohttp.ClientSession | None = None
         self._ssl_context = access.ssl_context()
+        self._warnings: OrderedDict[str, None] = OrderedDict()
+
+    def is_news(self, warning: str) -> bool:
+        """Whether the server has not said so lately."""
+        known = warning in self._warnings
+        self._warnings[warning] = None
+        self._warnings.move_to_end(warning)
+        if len(self._warnings) > WARNINGS_REMEMBERED:
+            self._warnings.popitem(last=False)
+        return not known
 
     def open(self) -> aiohttp.ClientSession:
         if self.session is None:
@@ -329,6 +346,7 @@ class HttpClient:
                 allow_redirects=False,
                 server_hostname=transport.server_hostname,
             ) as response:
+                self._tell_warnings(response)
                 if not 200 <= response.status < 300:
                     await self._fail(response)
                 yield response
@@ -350,6 +368,12 @@ class HttpClient:
             for group in self._groups:
                 headers.add("Impersonate-Group", group)
         return headers
+
+    def _tell_warnings(self, response: aiohttp.ClientResponse) -> None:
+        """Log what the server wants its callers to know, each sentence once."""
+        for text in warning_headers.texts(response.headers.getall("Warning", ())):
+            if self._transport.is_news(text):
+                log.warning("%s on %s %s: %s", self._transport.access.server, response.method, response.url.path, text)
 
     async def _fail(self, response: aiohttp.ClientResponse) -> None:
         if response.status == 401 and self._transport.token_file is not None:

@@ -384,3 +384,21 @@ async def test_tls_is_verified_and_the_client_certificate_shown():
         with pytest.raises(errors.Unreachable, match="does not verify"):
             await wary.get(PODS, "a", "b")
     await runner.cleanup()
+
+
+async def test_what_the_server_warns_of_is_logged_once(
+    server: Server, client: HttpClient, caplog: pytest.LogCaptureFixture
+):
+    async def reply(_: web.Request) -> web.Response:
+        answer = web.json_response(pod("a"))
+        answer.headers.add("Warning", '299 - "unknown field \\"spec.x\\"", 299 kube "say, \\\\o/" "Wed, 01 Jan 2026"')
+        answer.headers.add("Warning", '299 - "unknown field \\"spec.x\\""')
+        answer.headers.add("Warning", "110 - nonsense")
+        return answer
+
+    server.replies = [reply]
+    for _ in range(3):
+        await client.create(PODS, pod("a"))
+    told = [record.getMessage() for record in caplog.records if record.name == "edgehive.kube.client"]
+    at = f"{server.url} on POST /api/v1/namespaces/default/pods"
+    assert told == [f'{at}: unknown field "spec.x"', f"{at}: say, \\o/"]
