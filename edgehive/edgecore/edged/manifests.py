@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from edgehive.api.core import Pod
 from edgehive.api.document import Document
 from edgehive.kube.server.pod_defaults import default_pod
 
@@ -91,6 +92,10 @@ def _parse(text: bytes, source: str) -> dict[str, Any]:
     if not isinstance(spec, dict) or not spec.get("containers"):
         raise ManifestError(f"{source}: spec.containers is missing")
     made.pop("status", None)
+    try:
+        Document.of(made).read(Pod)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise ManifestError(f"{source}: {error}") from error
     return made
 
 
@@ -112,8 +117,5 @@ def _uid(made: dict[str, Any], source: str, node_name: str) -> str:
     own = made["metadata"].get("uid")
     if own:
         return str(own)
-    try:
-        content = msgspec.json.encode(made, order="sorted")
-    except (TypeError, msgspec.MsgspecError) as error:
-        raise ManifestError(f"{source}: {error}") from error
+    content = msgspec.json.encode(made, order="sorted")
     return hashlib.sha256(content + f"\0host:{node_name}\0file:{source}".encode()).hexdigest()[:32]

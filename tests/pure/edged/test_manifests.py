@@ -77,6 +77,11 @@ def test_its_mirror_belongs_to_the_node_and_has_no_uid_of_its_own() -> None:
     (b"kind: Pod\napiVersion: v1\nmetadata: {name: x}\nspec: {}", "spec.containers is missing"),
     (b"kind: Pod\napiVersion: v1\nmetadata: {name: ../../x}\nspec: {containers: [{}]}", "must be of lower case"),
     (b"kind: Pod\napiVersion: v1\nmetadata: {name: x, namespace: A/b}\nspec: {containers: [{}]}", "must be of lower"),
+    (b"kind: Pod\napiVersion: v1\nmetadata: {name: x, namespace: 3}\nspec: {containers: [{}]}", "`str`"),
+    (b"kind: Pod\napiVersion: v1\nmetadata: {name: x, annotations: [a]}\nspec: {containers: [{}]}", "annotations"),
+    (b"kind: Pod\napiVersion: v1\nmetadata: {name: x}\nspec: {containers: abc}", "containers"),
+    (b"kind: Pod\napiVersion: v1\nmetadata: {name: x}\nspec: {containers: [{}], volumes: {a: b}}", "volumes"),
+    (b"kind: Pod\napiVersion: v1\nmetadata: {name: x}\nspec: {containers: [{livenessProbe: 3}]}", "livenessProbe"),
 ])  # fmt: skip
 def test_what_is_no_manifest_is_said_in_one_sentence(text: bytes, words: str) -> None:
     with pytest.raises(ManifestError) as refused:
