@@ -328,6 +328,7 @@ def test_logs_are_read_through_the_tunnel(pairing: Pairing) -> None:
         pod("talker", "echo one; echo two; sleep 1; echo three; trap 'exit 0' TERM; while true; do sleep 0.1; done")
     )
     pairing.until_running("talker")
+    pairing.until("the tunnel", lambda: pairing.tries("logs", "talker"))
     pairing.until("the log", lambda: pairing.kubectl("logs", "talker") == "one\ntwo\nthree\n")
     assert pairing.kubectl("logs", "talker", "--tail=1") == "three\n"
     followed = pairing.hosts.cloud.run("bash", "-c", f"{pairing.command('logs', '-f', 'talker')} & sleep 2; kill $!")
