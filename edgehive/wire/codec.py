@@ -16,6 +16,8 @@ from edgehive.wire.link import ProtocolError
 
 #: Larger frames are refused in both directions.
 MAX_FRAME = 32 * 1024 * 1024
+#: Names, paths and ids are short; only the content may be large.
+MAX_FIELD = 8 * 1024
 #: Deeper JSON is refused, so that no reader of the content runs out of stack.
 MAX_DEPTH = 200
 
@@ -74,11 +76,22 @@ def decode(frame: bytes) -> Message:
         raise ProtocolError(f"frame of {len(frame)} bytes; at most {MAX_FRAME} are accepted")
     check_text(frame)
     try:
-        return _message(_frame_decoder.decode(frame))
+        message = _message(_frame_decoder.decode(frame))
     except msgspec.ValidationError:
-        return _message(_decode_tolerantly(frame))
+        message = _message(_decode_tolerantly(frame))
     except (msgspec.DecodeError, RecursionError) as error:
         raise ProtocolError(f"frame is not one JSON document: {error}") from error
+    if len(frame) > MAX_FIELD:
+        _check_fields(message)
+    return message
+
+
+def _check_fields(message: Message) -> None:
+    for part in (message.header, message.route):
+        for name in part.__struct_fields__:
+            value = getattr(part, name)
+            if isinstance(value, str) and len(value) > MAX_FIELD:
+                raise ProtocolError(f"field {name} is {len(value)} characters long; at most {MAX_FIELD} are accepted")
 
 
 def check_text(frame: bytes) -> None:

@@ -1,20 +1,18 @@
 """May this node send this message? Pure rules on who a message speaks for.
 
-cloudhub asks for every upstream message; what needs the content or the pods' references to be judged is
-refused by the flow that reads it. A node speaks for itself, its lease and the pods bound to it.
+cloudhub asks for every upstream message. Here its path is judged, in `content_rules` what it claims; what needs the
+pods' references is refused by the flow that reads it. A node speaks for itself, its lease and the pods bound to it.
 
 Go: cloud/pkg/cloudhub/authorization
 """
 
-from collections.abc import Callable
+import re
 
 from edgehive.beehive.message import Message
+from edgehive.cloudcore.cloudhub.content_rules import NodeOfPod, content_violation
 from edgehive.wire import payloads
 from edgehive.wire.names import CLOUD_ONLY_SOURCES, Operation, Path, ResourceType, Source
 from edgehive.wire.resource import Resource
-
-#: The node a pod is bound to: "" while it is not bound, None when there is no such pod.
-NodeOfPod = Callable[[str, str], str | None]
 
 LEASE_NAMESPACE = "kube-node-lease"
 _NODE_TYPES = frozenset({ResourceType.NODE, ResourceType.NODE_STATUS, ResourceType.NODE_PATCH})
@@ -32,10 +30,19 @@ _QUERY_TYPES = frozenset(
 _OPEN_TYPES = frozenset(
     {ResourceType.EVENT, ResourceType.CERTIFICATE_SIGNING_REQUEST, ResourceType.RULE_STATUS, "podlist"}
 )
+_OBJECT_TYPES = (
+    _NODE_TYPES
+    | _POD_TYPES
+    | _QUERY_TYPES
+    | {ResourceType.LEASE, ResourceType.EVENT, ResourceType.CERTIFICATE_SIGNING_REQUEST}
+)
 _OPEN_OPERATIONS = frozenset({Operation.RESPONSE, Operation.ERROR, Operation.UPLOAD, Operation.KEEPALIVE})
+_OBJECT_OPERATIONS = frozenset({Operation.INSERT, Operation.UPDATE, Operation.PATCH, Operation.DELETE, Operation.QUERY})
 _JOB_OPERATIONS = frozenset({Operation.UPDATE_NODE_ACTION_STATUS, "upgrade", "prepull"})
 #: Their modules judge what they are asked.
 _OPEN_SOURCES = frozenset({Source.META_SERVER, Source.TWIN})
+#: What Kubernetes allows as a name; a path is built from these two.
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 def violation(node: str, message: Message, node_of_pod: NodeOfPod) -> str:
@@ -55,10 +62,30 @@ def violation(node: str, message: Message, node_of_pod: NodeOfPod) -> str:
         resource = Resource.parse(route.resource)
     except ValueError as error:
         return str(error)
-    return _resource_violation(node, resource, route.operation, node_of_pod)
+    return _resource_violation(node, resource, route.operation, node_of_pod) or content_violation(
+        node, resource, message, node_of_pod
+    )
+
+
+def malformed(message: Message) -> str:
+    """Why no path of the API may be built from a message that asks for an object, whoever sent it; "" when it may."""
+    if message.route.source in _OPEN_SOURCES:
+        return ""
+    try:
+        resource = Resource.parse(message.route.resource)
+    except ValueError:
+        return ""
+    if resource.type not in _OBJECT_TYPES:
+        return ""
+    for part in (resource.namespace, resource.name):
+        if part and (_NAME.fullmatch(part) is None or ".." in part):
+            return f"{part[:80]!r} in resource {message.route.resource[:300]!r} is not a name that Kubernetes allows"
+    return ""
 
 
 def _resource_violation(node: str, resource: Resource, operation: str, node_of_pod: NodeOfPod) -> str:
+    if operation not in _OBJECT_OPERATIONS:
+        return f"operation {operation[:80]!r} is not one that is served"
     if resource.type in _NODE_TYPES:
         return "" if resource.name == node else f"it may only speak for node {node!r}, not for {resource.name!r}"
     if resource.type == ResourceType.LEASE:

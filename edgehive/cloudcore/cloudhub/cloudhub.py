@@ -24,11 +24,11 @@ from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.deps import CloudDeps
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.kit.clock import unix_millis
+from edgehive.kit.refusals import Refusals
 from edgehive.wire import inventory
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.link import Link
 from edgehive.wire.names import CloudModule, Operation, Source
-from edgehive.wire.payloads import read_offers
 from edgehive.wire.ws import LinkMetrics
 
 log = logging.getLogger("edgehive.cloudhub")
@@ -46,6 +46,7 @@ class HubMetrics:
         self.connected = Gauge("edgehive_hub_sessions", "Nodes connected.", registry=registry)
         self.refused = Counter("edgehive_hub_refused_messages", "Messages a node may not send.", registry=registry)
         self.links = LinkMetrics(registry)
+        self.refusals = Refusals("hub", log, registry)
 
 
 class CloudHub:
@@ -108,6 +109,7 @@ class CloudHub:
             on_overflow=self._announce,
             on_keepalive=self._sessions.heard,
             on_hello=self._greet,
+            on_inventory=self._compare,
         )
         self._sessions.enter(session)
         self._metrics.connected.set(len(self._sessions))
@@ -124,10 +126,10 @@ class CloudHub:
             self._metrics.connected.set(len(self._sessions))
             log.info("session %d of node %s ended%s: %s", session.epoch, node, "" if last else " (replaced)", reason)
 
-    def _greet(self, session: Session, keepalive: Message) -> None:
-        """The first keepalive of a connection: an edge of ours is asked what it holds."""
-        if inventory.OFFER in read_offers(keepalive):
-            session.ask(inventory.question(timestamp=self._now()), self._compare)
+    def _greet(self, session: Session) -> None:
+        """An edge of ours is asked what it holds as soon as it says that it can tell."""
+        if inventory.OFFER in (session.offers or ()):
+            session.notice(inventory.question(timestamp=self._now()))
 
     def _compare(self, session: Session, answer: Message) -> None:
         """Hold the records against what the node says it has, and have synccontroller mend the difference."""
@@ -178,22 +180,29 @@ class CloudHub:
     # Up
 
     async def _upstream(self, session: Session, message: Message) -> None:
-        reason = authz.violation(session.node, message, self._ownership.node_of_pod)
-        if reason:
-            self._metrics.refused.inc()
-            enforced = self._config.authorization.enforced
-            log.log(
-                logging.WARNING if enforced else logging.DEBUG,
-                "node %s may not %s %s: %s", session.node, message.route.operation, message.route.resource, reason,
-            )  # fmt: skip
-            if enforced:
-                self._refuse(session, message, f"node {session.node!r} may not do this: {reason}")
-                return
+        if self._forbidden(session, message):
+            return
         answer = dispatch.certificate_authority_reply(message, self._deps.api_ca, timestamp=self._now())
         if answer is not None:
             session.notice(answer)
             return
         await self._hand_on(session, message)
+
+    def _forbidden(self, session: Session, message: Message) -> bool:
+        """Whether the message was refused, or would be if authorization did not only watch."""
+        node, route = session.node, message.route
+        malformed = authz.malformed(message)
+        reason = malformed or authz.violation(node, message, self._ownership.node_of_pod)
+        if not reason:
+            return False
+        enforced = bool(malformed) or self._config.authorization.enforced
+        self._metrics.refused.inc()
+        cause = "malformed" if malformed else "forbidden" if enforced else "forbidden, only audited"
+        said = f"node {node} may not {route.operation[:80]} {route.resource[:300]}: {reason}"
+        self._metrics.refusals.refuse(cause, said, about=f"{node} {route.operation[:80]}")
+        if enforced:
+            self._refuse(session, message, f"node {node!r} may not do this: {reason}")
+        return enforced
 
     async def _hand_on(self, session: Session, message: Message) -> None:
         module = dispatch.destination(message)

@@ -1,5 +1,6 @@
 """What the flows of edgecontroller work with: the API, the shared copies of it, and the location index."""
 
+import logging
 from dataclasses import dataclass, field
 
 import msgspec
@@ -9,15 +10,18 @@ from edgehive.api.registry import CONFIG_MAPS, NODES, PODS, SECRETS, ApiResource
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.edgecontroller.location import Location, Reference
 from edgehive.cloudcore.flows import Request
-from edgehive.cloudcore.placement import BY_NODE, by_node
+from edgehive.cloudcore.placement import BY_NODE, by_node, node_of
+from edgehive.kit.refusals import Refusals
 from edgehive.kube.client import Client
-from edgehive.kube.errors import Forbidden
+from edgehive.kube.errors import Forbidden, NotFound
 from edgehive.kube.informer import Informer
+
+log = logging.getLogger("edgehive.edgecontroller")
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeContext:
-    """Given to every flow. `enforce`: a node gets only what its pods need."""
+    """Given to every flow. `enforce`: a node gets only what its pods need; otherwise what it gets is said."""
 
     client: Client
     nodes: Informer
@@ -26,6 +30,7 @@ class EdgeContext:
     address: str = ""
     enforce: bool = True
     location: Location = field(default_factory=Location)
+    refusals: Refusals = field(default_factory=lambda: Refusals("edgecontroller", log))
 
     @classmethod
     def of(cls, deps: CloudDeps) -> "EdgeContext":
@@ -37,6 +42,7 @@ class EdgeContext:
             caches={resource: informers.of(resource) for resource in (CONFIG_MAPS, SECRETS)},
             address=deps.address,
             enforce=deps.config.modules.cloud_hub.authorization.enforced,
+            refusals=Refusals("edgecontroller", log, deps.registry),
         )
 
     def is_edge(self, node: str) -> bool:
@@ -45,15 +51,29 @@ class EdgeContext:
     def pods_on(self, node: str) -> list[Document]:
         return self.pods.by_index(BY_NODE, node)
 
+    def forbid(self, node: str, why: str) -> None:
+        """Refuse what a node may not do; where authorization only watches, count and say it."""
+        said = f"node {node!r} may not do this: {why}"
+        self.refusals.refuse("forbidden" if self.enforce else "forbidden, only audited", said, about=node)
+        if self.enforce:
+            raise Forbidden(said)
+
     def demand_need(self, request: Request) -> None:
         """Refuse what no pod of the node refers to."""
         resource = request.resource
-        if self.enforce and not self.location.needs(
-            request.node, Reference(resource.type, resource.namespace, resource.name)
-        ):
-            raise Forbidden(
-                f"no pod on node {request.node!r} refers to {resource.type} {resource.namespace}/{resource.name}"
-            )
+        if not self.location.needs(request.node, Reference(resource.type, resource.namespace, resource.name)):
+            self.forbid(request.node, f"no pod on it refers to {resource.type} {resource.namespace}/{resource.name}")
+
+    async def demand_own_pod(self, request: Request) -> None:
+        """Refuse a pod that is bound to another node; the API is asked about one the copy does not know yet."""
+        name, namespace = request.resource.name, request.resource.api_namespace
+        held = self.pods.get(name, namespace)
+        try:
+            bound = node_of(held or await self.client.get(PODS, name, namespace))
+        except NotFound:
+            return
+        if bound != request.node:
+            self.forbid(request.node, f"pod {namespace}/{name} is not bound to it")
 
 
 def same_apart_from_status(old: Document, new: Document, *, keep: tuple[str, ...] = ()) -> bool:

@@ -13,6 +13,9 @@ from typing import NamedTuple
 from edgehive.api.core import Container, Pod, Volume
 from edgehive.wire.names import ResourceType
 
+#: On the API's picture of a static pod.
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+
 
 class Reference(NamedTuple):
     """One object a pod needs: wire type, namespace, name."""
@@ -23,16 +26,24 @@ class Reference(NamedTuple):
 
 
 def references(pod: Pod) -> frozenset[Reference]:
-    """All a pod needs before it can run."""
-    namespace = pod.metadata.namespace
+    """All a pod needs before it can run; a mirror, which its node made, entitles that node to nothing."""
+    if MIRROR_ANNOTATION in (pod.metadata.annotations or {}):
+        return frozenset()
+    account = (str(ResourceType.SERVICE_ACCOUNT_TOKEN), pod.spec.service_account_name or "default")
+    return frozenset(Reference(type, pod.metadata.namespace, name) for type, name in (*needs_of(pod), account))
+
+
+def needs_of(pod: Pod) -> frozenset[tuple[str, str]]:
+    """(type, name) of all a pod names itself."""
     spec = pod.spec
     found = {(str(ResourceType.SECRET), secret.name) for secret in spec.image_pull_secrets or ()}
     for container in [*spec.containers, *(spec.init_containers or ())]:
         found.update(_of_container(container))
     for volume in spec.volumes or ():
         found.update(_of_volume(volume))
-    found.add((str(ResourceType.SERVICE_ACCOUNT_TOKEN), spec.service_account_name or "default"))
-    return frozenset(Reference(type, namespace, name) for type, name in found if name)
+    if spec.service_account_name:
+        found.add((str(ResourceType.SERVICE_ACCOUNT_TOKEN), spec.service_account_name))
+    return frozenset((type, name) for type, name in found if name)
 
 
 def _of_container(container: Container) -> Iterator[tuple[str, str]]:

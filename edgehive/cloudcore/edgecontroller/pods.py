@@ -13,6 +13,7 @@ from edgehive.api.core import Pod
 from edgehive.api.document import Document
 from edgehive.api.registry import PODS
 from edgehive.cloudcore.edgecontroller.context import EdgeContext, patch_uid, same_apart_from_status
+from edgehive.cloudcore.edgecontroller.location import MIRROR_ANNOTATION, needs_of
 from edgehive.cloudcore.flows import (
     Answer,
     Down,
@@ -28,7 +29,7 @@ from edgehive.cloudcore.flows import (
 )
 from edgehive.cloudcore.placement import node_of
 from edgehive.kube.client import PatchType
-from edgehive.kube.errors import ApiError, BadRequest, Conflict, Forbidden, NotFound
+from edgehive.kube.errors import ApiError, BadRequest, Conflict, NotFound
 from edgehive.kube.informer import Change
 from edgehive.wire import payloads
 from edgehive.wire.names import Operation, ResourceType
@@ -63,6 +64,7 @@ async def pod_patch(request: Request, context: EdgeContext) -> Answer:
     """Patch the status; an edge that reports a pod the API no longer has is told to delete it."""
     patch = request.json()
     namespace, name = request.resource.api_namespace, request.resource.name
+    await context.demand_own_pod(request)
     try:
         document = await context.client.patch(
             PODS, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status"
@@ -99,6 +101,7 @@ async def pod_delete(request: Request, context: EdgeContext) -> Answer:
         options = payloads.read_delete_options(request.message)
     except msgspec.MsgspecError as error:
         raise BadRequest(f"content of delete {request.resource}: {error}") from error
+    await context.demand_own_pod(request)
     # Gone already, or another life of that name: either way this one has ended.
     with contextlib.suppress(NotFound, Conflict):
         await context.client.delete(
@@ -115,8 +118,14 @@ async def pod_delete(request: Request, context: EdgeContext) -> Answer:
 async def pod_insert(request: Request, context: EdgeContext) -> Answer:
     """Create the mirror of a static pod."""
     content = request.json()
-    if context.enforce and (node := node_of(Document(content))) != request.node:
-        raise Forbidden(f"node {request.node!r} may only create pods of its own, not of node {node!r}")
+    pod = Document(content)
+    if (node := node_of(pod)) != request.node:
+        context.forbid(request.node, f"the pod it creates is of node {node!r}")
+    # As NodeRestriction: a node that could create any pod on itself could read any Secret.
+    if MIRROR_ANNOTATION not in (pod.meta.annotations or {}):
+        context.forbid(request.node, f"it may only create mirrors of static pods (annotation {MIRROR_ANNOTATION})")
+    elif needed := needs_of(pod.read(Pod)):
+        context.forbid(request.node, f"the mirror it creates refers to {min(needed)}")
     return object_reply(await context.client.create(PODS, content, request.resource.api_namespace))
 
 
@@ -143,8 +152,8 @@ async def _apply_report(
         return [ok(), _deletion(request.node, namespace, report.name, report.uid)]
     if document.meta.uid != report.uid:
         return [ok(), _deletion(request.node, namespace, report.name, report.uid)]
-    if context.enforce and node_of(document) != request.node:
-        raise Forbidden(f"pod {namespace}/{report.name} is not on node {request.node!r}")
+    if node_of(document) != request.node:
+        context.forbid(request.node, f"pod {namespace}/{report.name} is not bound to it")
     patch = msgspec.json.encode({"status": report.status})
     document = await context.client.patch(
         PODS, report.name, patch, namespace, type=PatchType.MERGE, subresource="status"

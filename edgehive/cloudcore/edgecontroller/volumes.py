@@ -8,7 +8,6 @@ from edgehive.api.registry import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, 
 from edgehive.cloudcore.edgecontroller.context import EdgeContext
 from edgehive.cloudcore.edgecontroller.location import Reference
 from edgehive.cloudcore.flows import Answer, Request, bare, upstream
-from edgehive.kube.errors import Forbidden
 from edgehive.wire.names import Operation, ResourceType
 
 
@@ -42,14 +41,14 @@ async def volume_query(request: Request, context: EdgeContext) -> Answer:
     document = await context.client.get(PERSISTENT_VOLUMES, request.resource.name)
     claim = document.read(_Volume).spec.claim_ref or _ClaimRef()
     needed = Reference(ResourceType.PERSISTENT_VOLUME_CLAIM, claim.namespace, claim.name)
-    if context.enforce and not context.location.needs(request.node, needed):
-        raise Forbidden(f"no pod on node {request.node!r} uses PersistentVolume {request.resource.name!r}")
+    if not context.location.needs(request.node, needed):
+        context.forbid(request.node, f"no pod on it uses PersistentVolume {request.resource.name!r}")
     return bare(document)
 
 
 @upstream(ResourceType.VOLUME_ATTACHMENT, Operation.QUERY)
 async def attachment_query(request: Request, context: EdgeContext) -> Answer:
     document = await context.client.get(VOLUME_ATTACHMENTS, request.resource.name)
-    if context.enforce and document.read(_Volume).spec.node_name != request.node:
-        raise Forbidden(f"VolumeAttachment {request.resource.name!r} is not of node {request.node!r}")
+    if document.read(_Volume).spec.node_name != request.node:
+        context.forbid(request.node, f"VolumeAttachment {request.resource.name!r} is another node's")
     return bare(document)

@@ -163,7 +163,11 @@ async def test_a_mirror_pod_is_made_for_the_own_node_only() -> None:
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": "static", "namespace": "default"},
+            "metadata": {
+                "name": "static",
+                "namespace": "default",
+                "annotations": {"kubernetes.io/config.mirror": "hash"},
+            },
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
         }
         reply = await edge.request("insert", "default/pod/static", pod)
@@ -227,6 +231,7 @@ async def test_events_are_written_and_patched() -> None:
             "involvedObject": {"kind": "Node", "name": "n1"},
             "reason": "Started",
             "message": "up",
+            "source": {"component": "edged", "host": "n1"},
             "count": 1,
             "type": "Normal",
         }
