@@ -32,6 +32,7 @@ from edgehive.edgesite.definitions import kubeedge_definitions
 from edgehive.edgesite.layout import Layout
 from edgehive.edgesite.pki import Pki
 from edgehive.edgesite.progress import Progress
+from edgehive.edgesite.remote_kubelets import kubelet_context, trust_cloud
 from edgehive.kit.clock import Clock, parse_rfc3339
 from edgehive.kit.memory import release_when_settled
 from edgehive.kit.ssl_contexts import server_context
@@ -39,6 +40,7 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informer
 from edgehive.kube.server.app import ApiServer, ServerOptions
+from edgehive.kube.server.kubelets import reported_address
 from edgehive.kube.sqlite import open_store
 from edgehive.wire.link import Link, Peer
 from edgehive.wire.memory import MemoryNetwork
@@ -153,15 +155,23 @@ async def _api_server(
     )
 
     def kubelet(node: Document) -> str | None:
-        return f"http://127.0.0.1:{site.kubelet_port}" if node.meta.name == site.node_name else None
+        local = site.node and node.meta.name == site.node_name
+        return f"http://127.0.0.1:{site.kubelet_port}" if local else reported_address(node)
+
+    kubelet_tls = kubelet_context(identity)
 
     async with open_store(layout.store, clock=clock) as store:
         server = ApiServer(store, clock=clock, options=options, authorizer=MastersOnly())
         await server.start()
         try:
             await server.publish([address], site.port, str(ipaddress.ip_network(site.service_subnet)[1]))
-            async with server.serve("0.0.0.0", site.port, context, kubelet=kubelet):  # noqa: S104
-                yield server
+            doors = server.serve("0.0.0.0", site.port, context, kubelet=kubelet, kubelet_tls=kubelet_tls)  # noqa: S104
+            async with doors:
+                trusting = spawn(trust_cloud(server.client("system:apiserver"), kubelet_tls), name="trust the cloud")
+                try:
+                    yield server
+                finally:
+                    await cancel_and_join(trusting)
         finally:
             await server.stop()
 

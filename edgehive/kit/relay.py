@@ -69,10 +69,11 @@ async def relay(left: Duplex, right: Duplex, *, linger: float = 30.0) -> None:
         if all(pump.result() for pump in done):
             await asyncio.wait(pumps, timeout=linger)
     finally:
-        # First, for a caller that is cancelled while the pumps end would close nothing any more.
-        left.writer.close()
-        right.writer.close()
-        await cancel_and_join(*pumps)
+        try:
+            await cancel_and_join(*pumps)
+        finally:  # for a caller that is cancelled while the pumps end
+            left.writer.close()
+            right.writer.close()
 
 
 async def _pump(source: Source, sink: Sink) -> bool:

@@ -22,6 +22,8 @@ from edgehive.kit.relay import BackendFailed, Duplex, pass_on_upgrade
 from edgehive.kube.errors import ServerError, ServiceUnavailable, from_status
 
 DIAL_SECONDS = 10.0
+#: What was asked of us. Several nodes may answer at one address: KubeEdge's cloud tells them apart by it.
+FORWARDED_URI = "X-Forwarded-Uri"
 _CHUNK = 64 * 1024
 #: Between two neighbours only, or ours alone.
 _NOT_PASSED_ON = frozenset({
@@ -79,10 +81,10 @@ class Backends:
         if self._session is not None:
             await self._session.close()
 
-    async def read(self, backend: Backend, target: str, *, limit: int, seconds: float) -> bytes:
-        """A small answer as a whole; raises ServiceUnavailable, BadGateway."""
+    async def read(self, backend: Backend, target: str, *, asked: str, limit: int, seconds: float) -> bytes:
+        """A small answer as a whole, as if `asked` had been asked of us; raises ServiceUnavailable, BadGateway."""
         try:
-            async with asyncio.timeout(seconds), self._open().get(backend.url(target)) as answer:
+            async with asyncio.timeout(seconds), self._get(backend, target, asked) as answer:
                 body = await answer.content.read(limit)
                 while len(body) < limit and (more := await answer.content.read(limit - len(body))):
                     body += more
@@ -91,6 +93,9 @@ class Backends:
                 return body
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(backend, error) from error
+
+    def _get(self, backend: Backend, target: str, asked: str) -> "aiohttp.client._RequestContextManager":
+        return self._open().get(backend.url(target), headers={FORWARDED_URI: asked})
 
     async def pass_on(
         self, request: web.Request, backend: Backend, target: str, *, prefix: str = "", raw: bool = True
@@ -164,6 +169,7 @@ def _forwarded(request: web.Request) -> CIMultiDict[str]:
     headers.add("X-Forwarded-For", request.remote or "")
     headers["X-Forwarded-Host"] = request.host
     headers["X-Forwarded-Proto"] = request.scheme
+    headers[FORWARDED_URI] = request.rel_url.raw_path
     return headers
 
 

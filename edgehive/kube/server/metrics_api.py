@@ -139,7 +139,8 @@ class MetricsApi:
 
     async def _read(self, name: str) -> Reading:
         backend = self._kubelets.of_node(name)
-        body = await self._backends.read(backend, "/stats/summary", limit=_LIMIT, seconds=_DEADLINE)
+        asked = f"/api/v1/nodes/{name}/proxy/stats/summary"
+        body = await self._backends.read(backend, "/stats/summary", asked=asked, limit=_LIMIT, seconds=_DEADLINE)
         return usage.read(body, self._clock.now())
 
 
