@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from edgehive.api.core import Container, Pod, Probe
 from edgehive.edgecore.edged.cri import CriClient
+from edgehive.edgecore.edged.grpc_health import check_health
 from edgehive.edgecore.edged.hooks import Target, get_page, open_port, run_command
 from edgehive.edgecore.edged.plan import Notes, ObservedContainer, ObservedPod, State, is_sidecar
 from edgehive.kit.clock import Clock
@@ -145,7 +146,9 @@ class Prober:
             return await get_page(target, probe.http_get, timeout)
         if probe.tcp_socket:
             return await open_port(target, probe.tcp_socket, timeout)
-        return "gRPC probes are not supported by this node" if probe.grpc else ""
+        if probe.grpc:
+            return await check_health(target.ip, probe.grpc, timeout)
+        return ""
 
 
 def _wanted(
