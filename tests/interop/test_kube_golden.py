@@ -8,15 +8,20 @@ in `ON_PURPOSE` with their reason.
 import base64
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from edgehive.edgesite.definitions import kubeedge_definitions
+from edgehive.kit.tls import new_key
+from edgehive.kube.server import tables, urls
+from edgehive.kube.server.app import ServerOptions
+from edgehive.kube.server.catalog import Catalog
 from edgehive.kube.server.protobuf import MAGIC, decode_body
-from edgehive.testing.cluster import Cluster
+from edgehive.testing.cluster import EPOCH, Cluster
 
 SHARED = Path(os.environ.get("EDGEHIVE_SHARED") or Path(__file__).resolve().parents[2].parent / "shared")
 FILE = SHARED / "golden" / "kube-api" / "exchanges.jsonl"
@@ -34,14 +39,12 @@ ON_PURPOSE = {
     "kubectl -n corpus describe pods": "pods are made by controllers, and none runs here",
     "kubectl -n corpus create token": "a token and its expiry are of the moment",
     "kubectl -n corpus rollout undo deploy web PATCH": "the patch tests an annotation the controller writes",
-    "kubectl -n corpus autoscale deploy web --max=3 POST": "autoscaling is served as v2 only",
     "kubectl -n corpus delete pod one --now GET": "nothing scheduled the pod, so it went at once",
     "kubectl -n corpus auth can-i get pods --as": "everyone may do everything on this face; no RBAC reason is given",
     "kubectl auth whoami POST": "the face has no client certificate to name",
     "kubectl replace --validate=false -f m.yaml PUT": "the recorded body pins the recorded server's resourceVersion",
     "raw GET /api/v1/namespaces/corpus/configmaps?limit=1&continue=bad": "the parser has its own words",
     "raw POST /api/v1/namespaces/corpus/configmaps POST /api/v1/namespaces/corpus/configmaps {bad": "as above",
-    "kubectl get crd devices": "KubeEdge's kinds are built in here, not CRDs",
     "raw GET /api/v1/namespaces/corpus/configmaps/c1": "answers are never protobuf here",
 }
 #: Answers that describe the server's own build.
@@ -99,7 +102,12 @@ def differences(exchange: dict[str, Any], status: int, ours: Any) -> list[str]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with Cluster() as cluster, cluster.serve() as url, aiohttp.ClientSession(base_url=url) as opened:
+    options = ServerOptions(service_account_key=new_key(), definitions=kubeedge_definitions())
+    async with (
+        Cluster(options=options) as cluster,
+        cluster.serve() as url,
+        aiohttp.ClientSession(base_url=url) as opened,
+    ):
         yield opened
 
 
@@ -130,3 +138,56 @@ async def test_every_recorded_exchange_is_answered_alike(session: aiohttp.Client
             found += [f"{number} {exchange['label']} {request['method']} {request['path']}: {text}"
                       for text in differences(exchange, answer.status, ours)]  # fmt: skip
     assert not found, "\n".join(found)
+
+
+# ---------------------------------------------------------------- cells
+
+#: Cells that tell the time of the recording.
+TIMES = ("Age", "Last Seen", "First Seen", "Duration", "Last Schedule")
+
+
+def whole_objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every complete object somewhere in an answer."""
+    if isinstance(value, dict):
+        metadata = value.get("metadata")
+        known = isinstance(metadata, dict) and {"uid", "resourceVersion"} <= metadata.keys()
+        if known and value.get("kind") != "PartialObjectMetadata":
+            yield value
+        for below in value.values():
+            yield from whole_objects(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from whole_objects(below)
+
+
+def answers(exchange: dict[str, Any]) -> Iterator[Any]:
+    """An answer, or each event of a watch."""
+    for line in (exchange["response"].get("body") or "").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def test_recorded_objects_are_shown_in_the_recorded_cells() -> None:
+    catalog, objects, rows = Catalog(), {}, []
+    for exchange in exchanges():
+        for answer in answers(exchange):
+            for whole in whole_objects(answer):
+                objects[whole["metadata"]["uid"], whole["metadata"]["resourceVersion"]] = whole
+            if isinstance(answer, dict) and answer.get("kind") == "Table":
+                names = [column["name"] for column in answer["columnDefinitions"]]
+                rows += [(exchange["request"]["path"], names, row) for row in answer["rows"]]
+    compared = set()
+    for path, names, row in rows:
+        metadata, place = row["object"]["metadata"], urls.read(path.partition("?")[0])
+        item = objects.get((metadata["uid"], metadata["resourceVersion"]))
+        served = catalog.find(place.group, place.version, place.plural) if place is not None else None
+        if item is None or served is None:
+            continue
+        ours = tables.table(served.resource, [item], EPOCH)["rows"][0]["cells"]
+        theirs = row["cells"]
+        shown = [(name, own, real) for name, own, real in zip(names, ours, theirs, strict=True) if name not in TIMES]
+        assert [own for _, own, _ in shown] == [real for _, _, real in shown], (path, shown)
+        compared.add(served.storage)
+    assert compared >= {"pods", "nodes", "deployments.apps", "services", "configmaps", "secrets", "namespaces"}

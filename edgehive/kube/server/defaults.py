@@ -223,7 +223,9 @@ def _cron_job(obj: Json) -> None:
 def _autoscaler(obj: Json) -> None:
     spec = _spec(obj)
     fill(spec, minReplicas=1)
+    fill(_status(obj), desiredReplicas=0)
     if obj.get("apiVersion") == "autoscaling/v1":
+        fill(_status(obj), currentReplicas=0)
         if not (obj["metadata"].get("annotations") or {}).get("autoscaling.alpha.kubernetes.io/metrics"):
             fill(spec, targetCPUUtilizationPercentage=80)
     elif not spec.get("metrics"):

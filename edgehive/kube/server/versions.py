@@ -70,6 +70,8 @@ def _to_v1(obj: Json, annotations: Json) -> None:
             annotations[annotation] = msgspec.json.encode(value).decode()
         else:
             obj[part][simple] = percent
+    if "status" in obj:
+        obj["status"].setdefault("currentReplicas", 0)
 
 
 def _cpu_percent(metric: Mapping[str, Any], holder: str) -> int | None:
