@@ -22,6 +22,7 @@ from yarl import URL
 
 from edgehive.beehive.message import Message
 from edgehive.kit.clock import Clock, SystemClock, unix_millis
+from edgehive.kit.refusals import Refusals
 from edgehive.wire import codec, join
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.link import EndedUnanswered, JoinRefused, LinkClosed, Peer, ProtocolError
@@ -35,6 +36,8 @@ CLOSE_SECONDS = 1.0
 KEEPALIVE_SECONDS, UNACKNOWLEDGED_SECONDS = 20, 30
 
 
+#: What a node may send before it is read more slowly; an edge limits itself to 30 a second (edgeHub.messageQPS).
+MESSAGE_RATE, MESSAGE_BURST = 500.0, 2000
 #: aiohttp's client shows no body of a refused upgrade, so the sentence comes in a header too.
 REFUSAL_HEADER = "Edgehive-Refusal"
 
@@ -48,9 +51,31 @@ class LinkMetrics:
             "edgehive_link_bytes", "Bytes of messages over hub links.", ["direction"], registry=registry
         )
         self.refused = Counter("edgehive_link_refused_frames", "Frames that are no message.", registry=registry)
+        self.slowed = Counter(
+            "edgehive_link_slowed_messages",
+            "Messages read late because their sender sends too many.",
+            registry=registry,
+        )
 
 
 _UNREGISTERED = LinkMetrics(None)
+
+
+class Allowance:
+    """How many messages a peer may send; who sends more is read more slowly, and nothing is lost."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._left = float(burst)
+        self._at = 0.0
+
+    def take(self, now: float) -> float:
+        """Count one message at `now`; the seconds to wait before it is handed on."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        self._left -= 1
+        return max(0.0, -self._left / self._rate)
 
 
 class _Socket(Protocol):
@@ -75,8 +100,12 @@ class WebSocketLink:
         metrics: LinkMetrics | None = None,
         write_timeout: float = WRITE_SECONDS,
         on_close: Callable[[], Awaitable[None]] | None = None,
+        allowance: Allowance | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._websocket = websocket
+        self._allowance = allowance
+        self._refusals = refusals
         self._peer = peer
         self._transport = transport
         self._clock = clock or SystemClock()
@@ -108,6 +137,7 @@ class WebSocketLink:
     async def receive(self) -> Message:
         while True:
             message = self._decode(await self._next_frame())
+            await self._pace()
             answer = control_answer(message, timestamp=unix_millis(self._clock.now()))
             if answer is not None:
                 await self.send(answer)
@@ -134,6 +164,26 @@ class WebSocketLink:
         """Return once this side has closed the link; the server's request handler waits here."""
         await self._closed.wait()
 
+    async def _pace(self) -> None:
+        if self._allowance is None:
+            return
+        delay = self._allowance.take(asyncio.get_running_loop().time())
+        if not delay:
+            return
+        self._metrics.slowed.inc()
+        if self._refusals is not None:
+            self._refusals.refuse(
+                "message rate", f"node {self._peer.node} sends too many messages", about=self._peer.node
+            )
+        await asyncio.sleep(delay)
+
+    def _refused(self, error: ProtocolError) -> ProtocolError:
+        self._metrics.refused.inc()
+        if self._refusals is not None:
+            said = f"node {self._peer.node} at {self._peer.address} broke the protocol: {error}"
+            self._refusals.refuse("bad frame", said, about=self._peer.node)
+        return error
+
     async def _next_frame(self) -> bytes:
         if self._ended or self._closing:
             raise LinkClosed("the link is closed")
@@ -142,16 +192,14 @@ class WebSocketLink:
             return received.data  # type: ignore[no-any-return]
         self._ended = True
         if received.type is WSMsgType.ERROR and isinstance(received.data, aiohttp.WebSocketError):
-            self._metrics.refused.inc()
-            raise ProtocolError(f"the peer sent a bad WebSocket frame: {received.data}")
+            raise self._refused(ProtocolError(f"the peer sent a bad WebSocket frame: {received.data}"))
         raise LinkClosed("the peer closed the connection" + _close_text(received))
 
     def _decode(self, frame: bytes) -> Message:
         try:
             message = codec.decode(frame)
-        except ProtocolError:
-            self._metrics.refused.inc()
-            raise
+        except ProtocolError as error:
+            raise self._refused(error) from None
         self._count("received", len(frame))
         return message
 
@@ -277,7 +325,11 @@ def _dial_error(error: OSError | aiohttp.ClientError, target: URL) -> LinkClosed
 
 
 async def accept(
-    request: web.Request, *, clock: Clock | None = None, metrics: LinkMetrics | None = None
+    request: web.Request,
+    *,
+    clock: Clock | None = None,
+    metrics: LinkMetrics | None = None,
+    refusals: Refusals | None = None,
 ) -> tuple[WebSocketLink, web.WebSocketResponse]:
     """Upgrade a request on any path; raises web.HTTPError for one that is no edge's.
 
@@ -296,19 +348,31 @@ async def accept(
     )
     await websocket.prepare(request)
     _watch_for_dead_peers(request.transport)
-    link = WebSocketLink(websocket, peer, transport=request.transport, clock=clock, metrics=metrics)
+    link = WebSocketLink(
+        websocket,
+        peer,
+        transport=request.transport,
+        clock=clock,
+        metrics=metrics,
+        allowance=Allowance(MESSAGE_RATE, MESSAGE_BURST),
+        refusals=refusals,
+    )
     return link, websocket
 
 
 def handler(
-    acceptor: Acceptor, *, clock: Clock | None = None, metrics: LinkMetrics | None = None
+    acceptor: Acceptor,
+    *,
+    clock: Clock | None = None,
+    metrics: LinkMetrics | None = None,
+    refusals: Refusals | None = None,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """An aiohttp handler that offers every accepted link to `acceptor` and ends with it."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if not acceptor.open:
             raise _refusal(web.HTTPServiceUnavailable, "the hub does not accept links now; try again later")
-        link, response = await accept(request, clock=clock, metrics=metrics)
+        link, response = await accept(request, clock=clock, metrics=metrics, refusals=refusals)
         try:
             await acceptor.offer(link)
             await link.wait_closed()

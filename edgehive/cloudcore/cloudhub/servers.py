@@ -40,7 +40,7 @@ async def websocket_acceptor(
     """Listen for nodes; gives the acceptor (not yet entered) and the port."""
     acceptor = Acceptor("the hub")
     refusals = Refusals("hub", log, registry)
-    accept = handler(acceptor, clock=clock, metrics=metrics)
+    accept = handler(acceptor, clock=clock, metrics=metrics, refusals=refusals)
     enforced = config.authorization.enforced
 
     async def handle(request: web.Request) -> web.StreamResponse:

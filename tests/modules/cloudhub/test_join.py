@@ -2,111 +2,26 @@
 
 import asyncio
 import base64
-import contextlib
-import io
 import ssl
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import aiohttp
 import msgspec
 import pytest
 from cryptography import x509
 
-from edgehive.api.config.cloudcore import CloudHub as HubConfig
 from edgehive.api.core import Secret
 from edgehive.api.registry import SECRETS
 from edgehive.cloudcore.cloudhub.authority import Authority, AuthorityChanged, AuthorityError
-from edgehive.cloudcore.cloudhub.join import join_door
-from edgehive.cloudcore.cloudhub.servers import websocket_acceptor
 from edgehive.cloudcore.cloudhub.signer import Signer
-from edgehive.kit import ssl_contexts, tls
-from edgehive.kit.clock import SystemClock
-from edgehive.kit.keypair import KeyPair, certificate_pem
+from edgehive.kit import tls
+from edgehive.kit.keypair import KeyPair
 from edgehive.kube.client import PatchType
 from edgehive.testing.cluster import Cluster
+from edgehive.testing.doors import CLOCK, doors, hub_config
 from edgehive.wire import join, payloads
 from edgehive.wire.link import JoinRefused, LinkClosed
 from edgehive.wire.ws import connect
-
-CLOCK = SystemClock()
-
-
-def hub_config(folder: Path, **more: object) -> HubConfig:
-    files = {key: str(folder / key) for key in ("tlsCAFile", "tlsCAKeyFile", "tlsCertFile", "tlsPrivateKeyFile")}
-    door = {"address": "127.0.0.1", "port": 0}
-    return msgspec.convert(
-        files | {"advertiseAddress": ["127.0.0.1"], "https": door, "websocket": door} | more, HubConfig
-    )
-
-
-@dataclass
-class Doors:
-    authority: Authority
-    token: join.Token
-    join_port: int
-    hub_port: int
-    acceptor: object
-    folder: Path
-
-    def client(self, pair: KeyPair | None = None) -> ssl.SSLContext:
-        ca = certificate_pem(self.authority.ca.certificate).decode()
-        if pair is None:
-            return ssl_contexts.client_context(ca)
-        certificate, key = self.folder / "c.crt", self.folder / "c.key"
-        certificate.write_bytes(pair.certificate_pem)
-        key.write_bytes(pair.key_pem)
-        return ssl_contexts.client_context(ca, certificate=certificate, key=key)
-
-    async def get(self, path: str, *, pair: KeyPair | None = None, body: bytes = b"", **headers: str):
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(
-                f"https://127.0.0.1:{self.join_port}{path}",
-                ssl=self.client(pair),
-                data=io.BytesIO(body) if body else None,
-                headers=headers,
-            ) as response,
-        ):
-            return response.status, await response.read()
-
-    async def certificate(self, node: str, *, csr: bytes = b"", pair: KeyPair | None = None, **headers: str):
-        key = tls.new_key()
-        csr = csr or tls.request(key, f"system:node:{node}", ["system:nodes"])
-        status, answer = await self.get("/edge.crt", pair=pair, body=csr, NodeName=node, **headers)
-        return status, answer, key
-
-    @property
-    def bearer(self) -> str:
-        return f"Bearer {self.token.bearer}"
-
-    def pair_of(self, node: str) -> KeyPair:
-        return tls.issue(
-            self.authority.ca,
-            common_name=f"system:node:{node}",
-            organizations=["system:nodes"],
-            now=CLOCK.now(),
-            lifetime=timedelta(days=1),
-        )
-
-
-@contextlib.asynccontextmanager
-async def doors(folder: Path, **more: object) -> AsyncIterator[Doors]:
-    async def found(name: str) -> bool:
-        return name == "n1"
-
-    config = hub_config(folder, **more)
-    async with Cluster(clock=CLOCK) as cluster, Signer() as signer:
-        authority = await Authority.load(cluster.client(), CLOCK, config, signer)
-        token = await authority.renew_token()
-        async with (
-            join_door(config, authority, found) as join_port,
-            websocket_acceptor(config, authority, CLOCK) as (acceptor, hub_port),
-            acceptor,
-        ):
-            yield Doors(authority, token, join_port, hub_port, acceptor, folder)
 
 
 async def test_a_node_joins_with_the_token_renews_with_its_certificate_and_connects(tmp_path: Path) -> None:
