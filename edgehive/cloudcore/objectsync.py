@@ -62,8 +62,6 @@ class Record:
     #: The version a write in flight carries.
     writing: int = 0
     gone: bool = False
-    #: The node holds it although nothing was recorded: never sent, only deleted when the API has it no more.
-    stray: bool = False
     #: Versions between which nothing changed that a node is told of.
     same_from: int = 0
     same_to: int = 0
@@ -95,6 +93,7 @@ class DeliveryRecords:
         self._syncs = (informers.of(OBJECT_SYNCS), informers.of(CLUSTER_OBJECT_SYNCS))
         self._records: dict[Key, Record] = {}
         self._nodes: dict[str, dict[Key, Record]] = {}
+        self._strays: dict[str, dict[ObjectRef, None]] = {}
         self._dirty: OrderedDict[Key, Record] = OrderedDict()
         self._wake = asyncio.Event()
         self._loaded = asyncio.Event()
@@ -106,7 +105,7 @@ class DeliveryRecords:
     def version(self, node: str, namespace: str, uid: str) -> int | None:
         """The version the node acknowledged last, 0 when none yet, None when nothing is recorded."""
         record = self._records.get((namespace, object_sync_name(node, uid)))
-        return None if record is None or record.gone or record.stray else record.acked
+        return None if record is None or record.gone else record.acked
 
     def of_node(self, node: str) -> list[Record]:
         return [record for record in self._nodes.get(node, {}).values() if not record.gone]
@@ -126,7 +125,6 @@ class DeliveryRecords:
     def ensure(self, node: str, ref: ObjectRef, then: Callable[[], None] | None = None) -> None:
         """Have a record; `then` is called when it stands in the API (or cannot: delivery matters more)."""
         record = self._have(node, ref)
-        record.stray = False
         if record.exists and not record.gone:
             if then is not None:
                 then()
@@ -139,7 +137,7 @@ class DeliveryRecords:
     def acknowledged(self, node: str, ref: ObjectRef, version: int) -> None:
         """The node has stored this version."""
         record = self._have(node, ref)
-        record.gone = record.stray = False
+        record.gone = False
         record.acked = max(record.acked, version)
         if record.same_from <= record.acked <= record.same_to:
             record.acked = record.same_to
@@ -188,23 +186,32 @@ class DeliveryRecords:
                 record.acked = version
                 lacking += 1
         strays = [ref for ref in held if self._is_stray(node, ref)][:STRAY_LIMIT]
-        for ref in strays:
-            self._have(node, ref).stray = True
+        self._strays[node] = dict.fromkeys(strays)
         return lacking, len(strays)
 
-    def dismiss(self, record: Record) -> None:
-        """An unrecorded object is good where it is."""
-        if record.stray:
-            self._drop(record)
+    def strays(self, node: str) -> list[ObjectRef]:
+        """The unrecorded objects of the node's last inventory that nobody has dealt with."""
+        return list(self._strays.get(node, ()))
+
+    def dealt_with(self, node: str, stray: ObjectRef) -> None:
+        """Should it still be there, the next inventory names it again."""
+        left = self._strays.get(node, {})
+        left.pop(stray, None)
+        if not left:
+            self._strays.pop(node, None)
 
     def _raise(self, record: Record, version: int) -> None:
-        if version > record.acked and not record.stray:
+        if version > record.acked:
             record.acked = version
             self._call_later(LAZY_SECONDS, record)
 
     def _is_stray(self, node: str, ref: ObjectRef) -> bool:
         known = self._records.get((ref.namespace, object_sync_name(node, ref.uid)))
-        return known is None and bool(ref.uid and ref.name) and by_kind(ref.api_version, ref.kind) is not None
+        return (
+            (known is None or known.gone)
+            and bool(ref.uid and ref.name)
+            and by_kind(ref.api_version, ref.kind) is not None
+        )
 
     # Keeping memory and API alike
 
@@ -212,7 +219,7 @@ class DeliveryRecords:
         """Follow the watch and write what is due, until cancelled."""
         for record in self._records.values():
             # What an earlier run left unwritten.
-            if not record.settled and not record.stray:
+            if not record.settled:
                 self._mark(record)
         try:
             async with asyncio.TaskGroup() as group:
@@ -260,7 +267,7 @@ class DeliveryRecords:
         if version > max(record.written, record.writing):
             record.written = version
             record.acked = max(record.acked, version)
-        record.exists, record.sync_uid, record.stray = True, sync.metadata.uid, False
+        record.exists, record.sync_uid = True, sync.metadata.uid
         self._release(record)
 
     def _see_deleted(self, sync: ObjectSync) -> None:
@@ -342,9 +349,8 @@ class DeliveryRecords:
 
     async def _write_end(self, record: Record) -> None:
         namespace, name = record.key
-        if not record.stray:
-            with contextlib.suppress(NotFound):
-                await self._client.delete(record.resource, name, namespace)
+        with contextlib.suppress(NotFound):
+            await self._client.delete(record.resource, name, namespace)
         record.exists, record.written, record.writing, record.sync_uid = False, 0, 0, ""
         if record.gone:
             self._drop(record)

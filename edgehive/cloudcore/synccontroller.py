@@ -21,13 +21,14 @@ from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.flows import Down, down_message
-from edgehive.cloudcore.objectsync import DeliveryRecords, Record
+from edgehive.cloudcore.objectsync import DeliveryRecords, ObjectRef, Record
 from edgehive.cloudcore.placement import BY_NODE, by_node
 from edgehive.kit.clock import unix_millis
 from edgehive.kube.errors import ApiError, NotFound
 from edgehive.kube.informer import Changes, Informer
+from edgehive.wire import inventory
 from edgehive.wire.names import CloudModule, Operation, Source
-from edgehive.wire.resource import strip_node
+from edgehive.wire.resource import add_node, strip_node
 
 log = logging.getLogger("edgehive.synccontroller")
 
@@ -85,8 +86,12 @@ class SyncController:
     async def _follow_nodes(self, changes: Changes) -> None:
         async with changes:
             async for change in changes:
+                node = change.document.meta.name
                 if change.new is None:
-                    self._mark(change.document.meta.name)
+                    self._mark(node)
+                elif change.old is None:
+                    # Registered anew, perhaps: what ended while there was no node is known to nobody but the edge.
+                    await self._ask_what_it_holds(node)
 
     async def _work(self) -> None:
         while True:
@@ -102,6 +107,9 @@ class SyncController:
 
     async def _compare_node(self, node: str) -> None:
         """Send a node what it misses, deletions first."""
+        for ref in self._records.strays(node):
+            await self._end_stray(node, ref)
+            self._records.dealt_with(node, ref)
         if self._nodes.get(node) is None and not await self._exists(node):
             self._records.forget_node(node)
             return
@@ -110,21 +118,25 @@ class SyncController:
             current = await self._current(record)
             if current is None or current.meta.uid != record.ref.uid:
                 await self._end(record)
-            elif record.stray:
-                self._records.dismiss(record)
             elif _version(current) > record.acked:
-                updates.append(Down(node, Operation.UPDATE, _resource(record), current))
+                updates.append(Down(node, Operation.UPDATE, _resource(record.ref), current))
             elif not record.exists:
                 self._records.ensure(node, record.ref)
         for update in [*updates, *self._unrecorded_pods(node)]:
             await self._send(update)
 
     async def _end(self, record: Record) -> None:
-        if _resource(record) is NODES:
+        if _resource(record.ref) is NODES:
             # The node has registered anew; a message about its former life would end its session.
             self._records.deleted(record.node, record.ref)
             return
-        await self._send(_deletion(record))
+        await self._send(_deletion(record.node, record.ref))
+
+    async def _end_stray(self, node: str, ref: ObjectRef) -> None:
+        """An object that only the node knows of ends there; one that lives is not sent for being claimed."""
+        current = await self._lookup(ref)
+        if _resource(ref) is not NODES and (current is None or current.meta.uid != ref.uid):
+            await self._send(_deletion(node, ref))
 
     def _unrecorded_pods(self, node: str) -> list[Down]:
         """Pods of the node that were never handed to the hub, or got lost on the way when a module failed."""
@@ -146,11 +158,13 @@ class SyncController:
 
     async def _current(self, record: Record) -> Document | None:
         """The object as it is; None only when the API has said that it is gone."""
-        ref = record.ref
-        resource = by_kind(ref.api_version, ref.kind)
-        if resource is None:
+        if by_kind(record.ref.api_version, record.ref.kind) is None:
             # Of a kind this process does not know: nothing can be said about it.
             return _unknown(record)
+        return await self._lookup(record.ref)
+
+    async def _lookup(self, ref: ObjectRef) -> Document | None:
+        resource = _resource(ref)
         cache = self._caches.get(resource)
         held = cache.get(ref.name, ref.namespace) if cache is not None else None
         if held is not None and held.meta.uid == ref.uid:
@@ -161,27 +175,34 @@ class SyncController:
             return None
 
     async def _send(self, down: Down) -> None:
-        timestamp = unix_millis(self._deps.clock.now())
         # wire: these messages come in edgecontroller's name
-        message: Message = down_message(down, source=Source.EDGE_CONTROLLER, timestamp=timestamp)
+        await self._hand_over(down.node, down_message(down, source=Source.EDGE_CONTROLLER, timestamp=self._now()))
+
+    async def _ask_what_it_holds(self, node: str) -> None:
+        question = inventory.question(timestamp=self._now())
+        await self._hand_over(node, question.with_route(resource=add_node(node, question.route.resource)))
+
+    async def _hand_over(self, node: str, message: Message) -> None:
         try:
             await self._deps.bus.send(CloudModule.CLOUD_HUB, message)
         except (NoSuchModule, MailboxFull) as error:
-            log.warning("node %s is compared again later: %s", down.node, error)
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, down.node)
+            log.warning("node %s is compared again later: %s", node, error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, node)
+
+    def _now(self) -> int:
+        return unix_millis(self._deps.clock.now())
 
 
-def _resource(record: Record) -> ApiResource:
-    resource = by_kind(record.ref.api_version, record.ref.kind)
-    assert resource is not None  # the object was just looked up by it
+def _resource(ref: ObjectRef) -> ApiResource:
+    resource = by_kind(ref.api_version, ref.kind)
+    assert resource is not None  # asked for known kinds only
     return resource
 
 
-def _deletion(record: Record) -> Down:
-    ref = record.ref
+def _deletion(node: str, ref: ObjectRef) -> Down:
     metadata = {"name": ref.name, "uid": ref.uid} | ({"namespace": ref.namespace} if ref.namespace else {})
     skeleton = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": metadata}
-    return Down(record.node, Operation.DELETE, _resource(record), Document.of(skeleton))
+    return Down(node, Operation.DELETE, _resource(ref), Document.of(skeleton))
 
 
 def _unknown(record: Record) -> Document:

@@ -46,6 +46,7 @@ NODE = "n1"
 EDGE_LABEL = "node-role.kubernetes.io/edge"
 #: Longer than every period and back-off in either half.
 QUIET_SECONDS = 200.0
+_PUSHES = (Operation.INSERT, Operation.UPDATE, Operation.DELETE)
 
 
 class InlineDatabase(Database):
@@ -104,6 +105,7 @@ class FaultyLink:
         self._link = link
         self._faults = faults
         self._again: deque[Message] = deque()
+        self._last: dict[str, Message] = {}
 
     @property
     def peer(self) -> Peer:
@@ -120,20 +122,33 @@ class FaultyLink:
         if self._again:
             return self._again.popleft()
         message = await self._link.receive()
+        if message.route.operation in _PUSHES:
+            self._disturb(message)
+        return message
+
+    def _disturb(self, push: Message) -> None:
+        """Have a push followed by itself, or by the older version of the same object."""
+        path = push.route.resource
+        older = self._last.pop(path, None)
         if self._faults.repeat_messages:
             self._faults.repeat_messages -= 1
-            self._again.append(message)
-        return message
+            self._again.append(push)
+        if older is not None and self._faults.stale_messages and _uid(older) == _uid(push):
+            self._faults.stale_messages -= 1
+            self._again.append(older)
+        if push.route.operation != Operation.DELETE:
+            self._last[path] = push
 
     async def close(self, reason: str = "") -> None:
         await self._link.close(reason)
 
 
 class Faults:
-    """How many of the next acknowledgements are lost, sent twice or held back, and messages that come twice."""
+    """How many of the next acknowledgements are lost, doubled or held; how many pushes are doubled or overtaken."""
 
     def __init__(self) -> None:
-        self.lose_acks = self.repeat_acks = self.hold_acks = self.repeat_messages = 0
+        self.lose_acks = self.repeat_acks = self.hold_acks = 0
+        self.repeat_messages = self.stale_messages = 0
         self._held: list[Message] = []
 
     def apply(self, ack: Message) -> list[Message]:
@@ -164,10 +179,11 @@ class StandIn:
         self._client = client
 
     async def run(self) -> None:
-        for document in (await self._client.list(PODS)).items:
-            self.pods[document.meta.name] = document
         async with asyncio.TaskGroup() as group:
             group.create_task(self._register())
+            for document in (await self._client.list(PODS)).items:
+                self.pods[document.meta.name] = document
+                group.create_task(self._fetch(document))
             async for message in self._mailbox:
                 if "/pod/" in message.route.resource:
                     self._take(message)
@@ -249,6 +265,8 @@ class Pair:
         self.database = InlineDatabase()
         self.edge: EdgeHalf | None = None
         self.plugged = True
+        #: (name, uid, version) of pods that one life of the edge was told of more than once.
+        self.repeated: list[tuple[str, str, str]] = []
         self._links: list[Link] = []
         self._cloud: asyncio.Task[None] | None = None
 
@@ -306,6 +324,7 @@ class Pair:
         await self.cut()
         edge, self.edge = self.edge, None
         if edge is not None:
+            self.repeated += [what for what, times in edge.edged.told.items() if times > 1]
             if not self.database.crashed.is_set():
                 edge.raise_failure()
             await edge.stop()
@@ -356,6 +375,10 @@ def _essence(document: Document) -> Any:
     whole = document.to_dict()
     meta = whole["metadata"]
     return meta["uid"], meta.get("labels"), whole.get("spec"), whole.get("data")
+
+
+def _uid(message: Message) -> str:
+    return Document(bytes(message.content)).meta.uid
 
 
 def _config_maps(pod: Document) -> list[str]:

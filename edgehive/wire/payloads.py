@@ -176,7 +176,7 @@ def needs_ack(message: Message) -> bool:
     type = path.split("/", 2)[1] if "/" in path else ""
     if type in _NO_ACK_ANSWERS or _is_no_object(path):
         return False
-    if route.operation in names.VOLUME_OPERATIONS or route.operation == Operation.APPLICATION_RESPONSE:
+    if route.operation in names.VOLUME_OPERATIONS | {Operation.APPLICATION_RESPONSE, Operation.QUERY}:
         return False
     if route.group in _NO_ACK_GROUPS or route.source in _NO_ACK_SOURCES:
         return False

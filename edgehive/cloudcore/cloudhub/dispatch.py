@@ -18,7 +18,7 @@ from edgehive.beehive.message import Message
 from edgehive.cloudcore.cloudhub.outbox import Parcel, Verdict
 from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.objectsync import DeliveryRecords, ObjectRef
-from edgehive.wire import payloads
+from edgehive.wire import inventory, payloads
 from edgehive.wire import resource as paths
 from edgehive.wire.inventory import Held
 from edgehive.wire.names import (
@@ -107,6 +107,8 @@ class Downstream:
             self._on_node_deleted(node)
             return
         session = self._sessions.get(node)
+        if path == Path.INVENTORY and (session is None or inventory.OFFER not in (session.offers or ())):
+            return
         if not payloads.needs_ack(message):
             if session is not None:
                 session.notice(message)

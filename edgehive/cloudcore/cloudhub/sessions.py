@@ -17,9 +17,10 @@ from collections.abc import Awaitable, Callable
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.cloudhub.outbox import Outbox, Parcel, Verdict
 from edgehive.kit.tasks import first_of
+from edgehive.wire import payloads
 from edgehive.wire.codec import MessageTooLarge
 from edgehive.wire.link import Link, LinkClosed, ProtocolError
-from edgehive.wire.names import Operation
+from edgehive.wire.names import Operation, Path
 
 log = logging.getLogger("edgehive.cloudhub")
 
@@ -36,7 +37,8 @@ class Session:
         on_delivered: Callable[["Session", Parcel], None],
         on_overflow: Callable[[str], None],
         on_keepalive: Callable[["Session"], None],
-        on_hello: Callable[["Session", Message], None],
+        on_hello: Callable[["Session"], None],
+        on_inventory: Callable[["Session", Message], None],
     ) -> None:
         self.node = link.peer.node
         self.epoch = epoch
@@ -50,8 +52,9 @@ class Session:
         self._on_overflow = on_overflow
         self._on_keepalive = on_keepalive
         self._on_hello = on_hello
-        self._greeted = False
-        self._questions: dict[str, Callable[[Session, Message], None]] = {}
+        self._on_inventory = on_inventory
+        #: What this edge can do beyond Go; None before its first keepalive.
+        self.offers: frozenset[str] | None = None
 
     # Filling the outbox
 
@@ -71,11 +74,6 @@ class Session:
     def release(self, uid: str) -> None:
         self.outbox.release(uid)
         self._wake.set()
-
-    def ask(self, question: Message, then: Callable[["Session", Message], None]) -> None:
-        """Send a question of the hub's own; `then` gets the answer, if one comes over this link."""
-        self._questions[question.id] = then
-        self.notice(question)
 
     # Life
 
@@ -135,14 +133,13 @@ class Session:
 
     def _alive(self, keepalive: Message) -> None:
         self._on_keepalive(self)
-        if not self._greeted:
-            self._greeted = True
-            self._on_hello(self, keepalive)
+        if self.offers is None:
+            self.offers = payloads.read_offers(keepalive)
+            self._on_hello(self)
 
     def _answered(self, message: Message) -> None:
-        then = self._questions.pop(message.header.parent_id, None)
-        if then is not None:
-            then(self, message)
+        if message.route.resource == Path.INVENTORY:
+            self._on_inventory(self, message)
             return
         parcel = self.outbox.acknowledge(message.header.parent_id)
         if parcel is not None:

@@ -10,7 +10,7 @@ Go: edge/pkg/metamanager
 import asyncio
 import logging
 import sqlite3
-from collections import deque
+from collections import OrderedDict, deque
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -45,6 +45,8 @@ REQUEST_LIMIT = 1000
 CLOUD_LIMIT = 64
 #: Events kept while there is no link; older ones make room.
 EVENT_LIMIT = 1000
+#: Deleted lives remembered, so that nothing on its way brings one back.
+ENDED_LIMIT = 4096
 #: Requests replayed at once after a reconnection.
 REPLAY_LIMIT = 8
 #: Seconds until requests the cloud failed to answer are tried again over the same link.
@@ -83,6 +85,8 @@ class MetaManager:
         self._requests = 0
         self._events: deque[Message] = deque()
         self._untold: set[str] = set()
+        self._unmourned: dict[str, Document] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self._replay = asyncio.Event()
         registry = registry or CollectorRegistry()
         self._refused = metrics.counter(
@@ -171,7 +175,11 @@ class MetaManager:
             document = envelope.answered_object(answer.object, resource)
             await self._put(resource, document, _listener(resource.type), Operation.UPDATE)
 
-    async def _put(self, resource: Resource, document: Document, tell: str, operation: str) -> Saved:
+    async def _put(self, resource: Resource, document: Document, tell: str, operation: str) -> None:
+        if document.meta.uid in self._ended:
+            # An answer or a repetition that its own deletion has overtaken: that life is over for good.
+            log.info("%s is not stored: this life of it has ended", resource)
+            return
         saved = await self._store.save(resource, document)
         key = str(resource)
         self._questions.confirm(resource)
@@ -183,13 +191,20 @@ class MetaManager:
                 await self._tell(tell, Operation.DELETE, resource, saved.previous)
             await self._tell(tell, operation, resource, document)
             self._untold.discard(key)
-        return saved
 
     async def _remove(self, message: Message, resource: Resource, decision: Onward) -> None:
-        removed = await self._store.remove(resource, envelope.deleted_uid(bytes(message.content)))
+        uid = envelope.deleted_uid(bytes(message.content))
+        if not uid:
+            return  # it means no life that is known here
+        self._ended[uid] = None
+        if len(self._ended) > ENDED_LIMIT:
+            self._ended.popitem(last=False)
+        removed = await self._store.remove(resource, uid) or self._unmourned.get(uid)
         if removed is not None and decision.tell:
+            self._unmourned[uid] = removed
             # The stored object, since a resent deletion carries only its name and uid.
             await self._tell(decision.tell, Operation.DELETE, resource, removed)
+            del self._unmourned[uid]
 
     async def _tell(self, group: str, operation: str, resource: Resource, document: Document) -> None:
         message = Message.of(

@@ -51,6 +51,15 @@ class Hub:
             await self.arrived.wait_for(lambda: len(found()) >= count)
         return found()
 
+    async def wait_for_ack(self, message: Message) -> None:
+        """Until the cloud has heard that this message is stored."""
+
+        def acknowledged() -> bool:
+            return any(m.header.parent_id == message.id and m.route.operation == "response" for m in self.sent)
+
+        async with asyncio.timeout(5), self.arrived:
+            await self.arrived.wait_for(acknowledged)
+
     def count(self, operation: str, resource: str) -> int:
         return sum((m.route.operation, m.route.resource) == (operation, resource) for m in self.sent)
 

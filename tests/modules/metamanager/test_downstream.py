@@ -143,3 +143,19 @@ async def test_restart_serves_the_rows_without_the_cloud(node, pod, restart):
         listed = await later.client.list(PODS)
         assert [d.meta.name for d in listed.items] == ["web"]
         assert (await later.client.get(PODS, "web", "default")).meta.uid == "u1"
+
+
+async def test_what_its_own_deletion_has_overtaken_does_not_come_back(node, pod):
+    """Checklist 81: an answer to a status patch may arrive after the deletion of its pod, in a line of its own."""
+    await node.connect()
+    await node.hub.wait_for_ack(await node.push("insert", "default/pod/web", pod()))
+    deletion = await node.push("delete", "default/pod/web", pod())
+    late = await node.push("update", "default/pod/web", pod(version=12))
+    for message in (deletion, late):
+        await node.hub.wait_for_ack(message)
+    assert await node.store.all_of("pod") == []
+    assert [(await node.told()).route.operation for _ in range(2)] == ["insert", "delete"]
+    assert len(node.edged) == 0
+    # Another life of that name is another pod.
+    await node.push("insert", "default/pod/web", pod(uid="u2", version=13))
+    assert (await node.told()).read(dict)["metadata"]["uid"] == "u2"
