@@ -228,6 +228,12 @@ class Container(Lens, frozen=True):
     tty: bool | None = None
 
 
+class EphemeralContainer(Container, frozen=True):
+    """Put into a running pod to look at it, never restarted."""
+
+    target_container_name: str = ""
+
+
 # --- volumes ----------------------------------------------------------------------------------------------
 
 
@@ -387,6 +393,7 @@ class TopologySpreadConstraint(Lens, frozen=True):
 class PodSpec(Lens, frozen=True):
     containers: list[Container] = msgspec.field(default_factory=list)
     init_containers: list[Container] | None = None
+    ephemeral_containers: list[EphemeralContainer] | None = None
     volumes: list[Volume] | None = None
     restart_policy: str = "Always"
     termination_grace_period_seconds: int | None = None

@@ -340,8 +340,7 @@ class Edged:
         meta = pod.metadata
         log.debug("pod %s/%s: %s %s: %s", meta.namespace, meta.name, type, reason, message)
         if self._config.report_event:
-            inits = {item.name for item in pod.spec.init_containers or ()}
-            part = "initContainers" if container in inits else "containers"
+            part = _part(pod, container)
             self._told.put_nowait((
                 {"kind": "Pod", "apiVersion": "v1", "namespace": meta.namespace, "name": meta.name, "uid": meta.uid},
                 type,
@@ -359,6 +358,17 @@ class Edged:
         recorder = Recorder(self._client, "kubelet", self._node_name, self._clock)
         async for reference, type, reason, message, field_path in self._told:
             await recorder.event(reference, type, reason, message, field_path=field_path)
+
+
+def _part(pod: Pod, container: str) -> str:
+    """The list of the pod's spec that this container is in."""
+    for part, items in (
+        ("initContainers", pod.spec.init_containers),
+        ("ephemeralContainers", pod.spec.ephemeral_containers),
+    ):
+        if container in {item.name for item in items or ()}:
+            return part
+    return "containers"
 
 
 def _text(path: str) -> str:

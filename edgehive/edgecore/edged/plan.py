@@ -270,6 +270,12 @@ def spec_hash(container: Container) -> str:
     return hashlib.sha256(f"{container.name}\0{container.image}".encode()).hexdigest()[:8]
 
 
+def every_container(pod: Pod) -> tuple[Container, ...]:
+    """Main, init and ephemeral ones."""
+    spec = pod.spec
+    return (*spec.containers, *(spec.init_containers or ()), *(spec.ephemeral_containers or ()))
+
+
 def is_sidecar(container: Container) -> bool:
     """An init container that keeps running beside the main ones."""
     return container.restart_policy == "Always"
@@ -375,6 +381,7 @@ class _Draft:
         if not self.failed and self.busy:
             self._replace_unhealthy_sidecars()
             self.actions += _prune(self.observed)
+        self._ephemeral_containers()
 
     def result(self) -> Plan:
         deadline = deadline_of(self.desired)
@@ -434,6 +441,15 @@ class _Draft:
     def _ended(self, container: Container) -> bool:
         seen = self.observed.latest(container.name)
         return seen is not None and seen.state is State.EXITED and not self._restarts(container, seen)
+
+    # ephemeral containers
+
+    def _ephemeral_containers(self) -> None:
+        """Each gets one start, after everything the pod itself needs, and whatever state the pod is in."""
+        for container in self.spec.ephemeral_containers or ():
+            seen = self.observed.latest(container.name)
+            if seen is None or seen.state is State.CREATED:
+                self._ensure(container, seen)
 
     # main containers
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from edgehive.api.core import Container, Pod
+from edgehive.api.core import Container, EphemeralContainer, Pod
 from edgehive.api.document import Document
 from edgehive.edgecore.edged import cgroups
 from edgehive.edgecore.edged.cri import RuntimeRefused
@@ -38,6 +38,7 @@ from edgehive.edgecore.edged.plan import (
     Termination,
     crash_after_restart,
     deadline_of,
+    every_container,
     plan,
 )
 from edgehive.edgecore.edged.podfiles import PodFiles
@@ -309,11 +310,20 @@ class PodWorker:
             self._places = await self._parts.runtime.prepare(self.pod)
         before = self.observed.latest(name)
         container = _container(self.pod, name)
-        await self._parts.runtime.start(self.pod, container, attempt, sandbox, self._places)
+        target = self._pid_target(container)
+        await self._parts.runtime.start(self.pod, container, attempt, sandbox, self._places, pid_target=target)
         if before is not None and before.state is State.EXITED:
             now = self._parts.clock.now()
             crash = self.notes.crashes.get(name)
             self.notes.crashes[name] = crash_after_restart(crash, before.finished_at or now, now)
+
+    def _pid_target(self, container: Container) -> str:
+        """Whose processes an ephemeral container shall see."""
+        name = container.target_container_name if isinstance(container, EphemeralContainer) else ""
+        seen = self.observed.current(name) if name else None
+        if name and (seen is None or seen.state is not State.RUNNING):
+            raise StartFailed("CreateContainerConfigError", f'unable to find target container "{name}"')
+        return seen.id if seen else ""
 
     async def _stop(self, stop: StopPod) -> None:
         if self._stop_failures:
@@ -501,5 +511,4 @@ def _container(pod: Pod, name: str) -> Container:
 
 
 def _container_or_none(pod: Pod, name: str) -> Container | None:
-    every = (*pod.spec.containers, *(pod.spec.init_containers or ()))
-    return next((item for item in every if item.name == name), None)
+    return next((item for item in every_container(pod) if item.name == name), None)

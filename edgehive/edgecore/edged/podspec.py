@@ -20,7 +20,7 @@ from edgehive.edgecore.edged.environment import (
     expand_all,
     references,
 )
-from edgehive.edgecore.edged.plan import spec_hash
+from edgehive.edgecore.edged.plan import every_container, spec_hash
 from edgehive.edgecore.edged.resolver import Resolver, dns_config
 from edgehive.protos import cri_pb2 as cri
 
@@ -77,6 +77,8 @@ class ContainerFacts:
     termination_log: str = ""
     image_uid: int | None = None
     image_user: str = ""
+    #: id of the container whose processes it shall see
+    pid_target: str = ""
 
 
 def labels(pod: Pod) -> dict[str, str]:
@@ -137,7 +139,7 @@ def hostname(pod: Pod, cluster_domain: str) -> str:
 def _port_mappings(pod: Pod) -> Iterator[cri.PortMapping]:
     if pod.spec.host_network:
         return
-    for container in (*pod.spec.containers, *(pod.spec.init_containers or ())):
+    for container in every_container(pod):
         for port in container.ports or ():
             if port.host_port:
                 yield cri.PortMapping(
@@ -178,6 +180,7 @@ def container_config(
                 image=security.ImageUser(made.image_uid, made.image_user),
                 default_seccomp=node.default_seccomp,
                 seccomp_root=node.seccomp_root,
+                pid_target=made.pid_target,
             ),
         ),
     )

@@ -12,7 +12,7 @@ from edgehive.api.core import Container
 from edgehive.edgecore.edged import podspec
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgecore.edged.logs import LogFile
-from edgehive.edgecore.edged.plan import ObservedContainer, State
+from edgehive.edgecore.edged.plan import ObservedContainer, State, every_container
 from edgehive.edgecore.edged.pods import Pods, PodWorker
 from edgehive.edgecore.edged.reporter import Reporter
 from edgehive.edgecore.edged.streaming import Place, Unavailable, Wanted
@@ -73,7 +73,7 @@ class PodViews:
 
     def _waiting(self, worker: PodWorker, container: str) -> str:
         status = self._reporter.last(worker.uid)
-        for kind in ("initContainerStatuses", "containerStatuses"):
+        for kind in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
             for item in status.get(kind) or ():
                 if item.get("name") == container:
                     reason: str = item.get("state", {}).get("waiting", {}).get("reason", "")
@@ -140,8 +140,7 @@ class PodViews:
 
 
 def _spec(worker: PodWorker, name: str) -> Container | None:
-    spec = worker.pod.spec
-    return next((item for item in (*spec.containers, *(spec.init_containers or ())) if item.name == name), None)
+    return next((item for item in every_container(worker.pod) if item.name == name), None)
 
 
 def _running(worker: PodWorker) -> dict[str, Any]:

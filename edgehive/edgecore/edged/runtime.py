@@ -217,11 +217,18 @@ class PodRuntime:
     # --- starting ---
 
     async def start(
-        self, pod: Pod, container: Container, attempt: int, sandbox: ObservedSandbox, places: Mapping[str, str]
+        self,
+        pod: Pod,
+        container: Container,
+        attempt: int,
+        sandbox: ObservedSandbox,
+        places: Mapping[str, str],
+        *,
+        pid_target: str = "",
     ) -> None:
         """Image, environment, create, start, postStart hook; raises StartFailed."""
         try:
-            config, sandbox_config = await self._configure(pod, container, attempt, sandbox, places)
+            config, sandbox_config = await self._configure(pod, container, attempt, sandbox, places, pid_target)
             container_id = await self._create(pod, container, sandbox.id, config, sandbox_config)
         except ImageError as error:
             raise StartFailed(error.reason, error.message, retry_after=error.retry_after) from error
@@ -232,7 +239,13 @@ class PodRuntime:
         await self._start(pod, container, container_id, sandbox)
 
     async def _configure(
-        self, pod: Pod, container: Container, attempt: int, sandbox: ObservedSandbox, places: Mapping[str, str]
+        self,
+        pod: Pod,
+        container: Container,
+        attempt: int,
+        sandbox: ObservedSandbox,
+        places: Mapping[str, str],
+        pid_target: str,
     ) -> tuple[cri.ContainerConfig, cri.PodSandboxConfig]:
         sandbox_config = podspec.sandbox_config(pod, self.facts.node, attempt=sandbox.attempt)
 
@@ -254,6 +267,7 @@ class PodRuntime:
             termination_log=files.termination_log(container.name, attempt),
             image_uid=image.uid,
             image_user=image.user,
+            pid_target=pid_target,
         )
         return podspec.container_config(pod, container, self.facts.node, facts, made), sandbox_config
 

@@ -60,9 +60,12 @@ def sandbox_security(pod: Pod) -> cri.LinuxSandboxSecurityContext:
 
 
 def container_security(
-    pod: Pod, container: Container, *, image: ImageUser, default_seccomp: str, seccomp_root: str
+    pod: Pod, container: Container, *, image: ImageUser, default_seccomp: str, seccomp_root: str, pid_target: str = ""
 ) -> cri.LinuxContainerSecurityContext:
-    """The container's confinement; raises ContainerConfigError when it would break runAsNonRoot."""
+    """The container's confinement; raises ContainerConfigError when it would break runAsNonRoot.
+
+    With `pid_target` it sees the processes of the container of that id.
+    """
     own = container.security_context or SecurityContext()
     shared = pod.spec.security_context or PodSecurityContext()
     _verify_non_root(pod, container, image)
@@ -81,6 +84,8 @@ def container_security(
         seccomp=_profile(seccomp, root=seccomp_root),
         apparmor=_profile(own.app_armor_profile or shared.app_armor_profile),
     )
+    if pid_target:
+        made.namespace_options.pid, made.namespace_options.target_id = cri.TARGET, pid_target
     _set_user(made, own, shared, image)
     return made
 

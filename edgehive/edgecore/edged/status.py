@@ -46,6 +46,7 @@ _OWNED = (
     "qosClass",
     "initContainerStatuses",
     "containerStatuses",
+    "ephemeralContainerStatuses",
 )
 
 
@@ -98,6 +99,8 @@ class _Report:
         if inits:
             status["initContainerStatuses"] = inits
         status["containerStatuses"] = mains
+        if self.spec.ephemeral_containers:
+            status["ephemeralContainerStatuses"] = [self._ephemeral(item) for item in self.spec.ephemeral_containers]
         qos = self.previous.get("qosClass") or self.around.qos_class
         return status | ({"qosClass": qos} if qos else {})
 
@@ -155,6 +158,12 @@ class _Report:
         status["started"] = started
         if seen is not None or before.get("containerID"):
             status["containerID"] = self._id(seen.id) if seen else before["containerID"]
+        return status
+
+    def _ephemeral(self, container: Container) -> Status:
+        """Never ready, since nobody sends it work."""
+        status = self._container(container, initialized=True) | {"ready": False}
+        del status["started"]
         return status
 
     def _states(
@@ -217,6 +226,7 @@ class _Report:
         reported = [
             *(self.previous.get("initContainerStatuses") or ()),
             *(self.previous.get("containerStatuses") or ()),
+            *(self.previous.get("ephemeralContainerStatuses") or ()),
         ]
         found: Mapping[str, Any] = next((item for item in reported if item.get("name") == name), {})
         return found

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from node_rig import Rig, node, until
 
-from edgehive.api.registry import CONFIG_MAPS
+from edgehive.api.registry import CONFIG_MAPS, PODS
+from edgehive.protos import cri_pb2 as cri
 
 pytestmark = pytest.mark.looptime
 IMAGE = "localhost/busybox:1"
@@ -228,3 +229,56 @@ async def test_a_failing_post_start_hook_ends_the_container(rig: Rig) -> None:
     rig.runtime.command = lambda *_: (0, b"")
     status = await rig.until("web", lambda status: "running" in first(status).get("state", {}))
     assert first(status)["restartCount"] >= 1
+
+
+# --- ephemeral containers ---
+
+
+async def debugged(rig: Rig, made: dict[str, Any], **debug: Any) -> None:
+    """As `kubectl debug` does."""
+    spec = made["spec"] | {"ephemeralContainers": [{"name": "debug", "image": IMAGE, **debug}]}
+    changed = await rig.api.update(
+        PODS, made | {"spec": spec}, "default", name=made["metadata"]["name"], subresource="ephemeralcontainers"
+    )
+    await rig.tell("update", f"default/pod/{made['metadata']['name']}", changed.to_dict())
+
+
+def debug_state(status: dict[str, Any]) -> dict[str, Any]:
+    (found,) = status.get("ephemeralContainerStatuses") or [{}]
+    state: dict[str, Any] = found.get("state", {})
+    return state
+
+
+async def test_a_debugger_is_put_into_a_running_pod_and_ends_without_a_trace_of_harm(rig: Rig) -> None:
+    await rig.boot()
+    await rig.start("web")
+    (main,) = rig.runtime.running("c")
+    made = (await rig.api.get(PODS, "web", "default")).to_dict()
+    await debugged(rig, made, targetContainerName="c", tty=True, stdin=True)
+    status = await rig.until("web", lambda status: "running" in debug_state(status))
+    assert status["ephemeralContainerStatuses"][0]["ready"] is False
+    (debugger,) = rig.runtime.running("debug")
+    config = rig.runtime.container_configs[debugger]
+    namespaces = config.linux.security_context.namespace_options
+    assert (namespaces.pid, namespaces.target_id) == (cri.TARGET, main)
+    assert (config.tty, config.stdin) == (True, True)
+    paths = {item["involvedObject"]["fieldPath"] for item in await told(rig, "Started", at_least=2)}
+    assert "spec.ephemeralContainers{debug}" in paths
+    rig.runtime.exit(debugger, 1)
+    status = await rig.until("web", lambda status: "terminated" in debug_state(status))
+    assert status["phase"] == "Running"
+    assert first(status)["ready"] is True
+    await rig.after(600)
+    assert rig.runtime.running() == [main]
+
+
+async def test_a_debugger_of_a_container_that_does_not_run_waits_and_says_so(rig: Rig) -> None:
+    await rig.boot()
+    await rig.start("web")
+    made = (await rig.api.get(PODS, "web", "default")).to_dict()
+    await debugged(rig, made, targetContainerName="other")
+    status = await rig.until("web", lambda status: "message" in debug_state(status).get("waiting", {}))
+    assert debug_state(status)["waiting"] == {
+        "reason": "CreateContainerConfigError",
+        "message": 'unable to find target container "other"',
+    }

@@ -232,3 +232,24 @@ def test_a_running_container_is_never_stopped_or_started_twice_without_a_reason(
 def test_the_hash_depends_on_name_and_image_alone() -> None:
     first, second = pod("a").spec.containers[0], pod("a", restartPolicy="Never").spec.containers[0]
     assert spec_hash(first) == spec_hash(second)
+
+
+def test_an_ephemeral_container_is_started_once_and_changes_nothing_else() -> None:
+    debug = [{"name": "debug", "image": "d"}]
+    wanted = pod("c", ephemeralContainers=debug)
+    assert steps(wanted, seen("c")) == (StartContainer("debug", 0),)
+    assert steps(wanted) == (StartContainer("c", 0), StartContainer("debug", 0))
+    for state in (State.RUNNING, State.EXITED, State.UNKNOWN):
+        assert steps(wanted, seen("c"), seen("debug", state, code=1)) == ()
+    waiting = Notes(failures={"debug": Failure("ErrImagePull", "", NOW + timedelta(seconds=5))})
+    assert steps(wanted, seen("c"), notes=waiting) == ()
+
+
+def test_an_ephemeral_container_looks_into_a_pod_whose_init_hangs_but_holds_no_pod_that_is_done() -> None:
+    debug = [{"name": "debug", "image": "d"}]
+    stuck = pod("c", init=[{"name": "i", "image": "i"}], ephemeralContainers=debug)
+    assert steps(stuck, seen("i")) == (StartContainer("debug", 0),)
+    done = pod("c", restartPolicy="Never", ephemeralContainers=debug)
+    (stop,) = steps(done, seen("c", State.EXITED), seen("debug"))
+    assert isinstance(stop, StopPod)
+    assert [item.name for item in stop.containers] == ["debug"]

@@ -28,6 +28,7 @@ from edgehive.api.core import (
 )
 from edgehive.api.registry import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
 from edgehive.edgecore.edged.environment import ContainerConfigError, PodFacts, field_value, resource_value
+from edgehive.edgecore.edged.plan import every_container
 from edgehive.edgecore.edged.volumes.local import VolumeError, volume_directory
 from edgehive.kit.clock import Clock, parse_rfc3339
 from edgehive.kube.client import Client
@@ -269,7 +270,7 @@ def _only_root(pod: Pod) -> bool:
     shared = context.run_as_user if context else None
     users = {
         own.run_as_user if (own := item.security_context) and own.run_as_user is not None else shared
-        for item in (*pod.spec.containers, *(pod.spec.init_containers or ()))
+        for item in every_container(pod)
     }
     return users == {0} and _group(pod) is None
 
