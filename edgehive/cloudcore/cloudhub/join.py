@@ -38,6 +38,8 @@ DER = "application/octet-stream"
 #: Nobody has business here for longer than one request takes; many edges may stand behind one address.
 STRANGERS = Strangers(per_address=128, together=1024, count_until="end")
 KEEPALIVE_SECONDS = 5.0
+#: How long the unread body of a refused request is still taken in, so that the refusal arrives.
+LINGER_SECONDS = 1.0
 
 FindNode = Callable[[str], Awaitable[bool]]
 
@@ -166,6 +168,7 @@ async def join_door(
         strangers=STRANGERS,
         refusals=door.refusals,
         keepalive_timeout=KEEPALIVE_SECONDS,
+        lingering_time=LINGER_SECONDS,
     ) as (host, port):
         log.info("nodes join at https://%s:%d", host, port)
         yield port
