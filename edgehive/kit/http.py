@@ -220,12 +220,20 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
         self._refusals = refusals
 
     def exception(self, msg: object, *args: object, exc_info: Any = True, **options: Any) -> None:
-        if isinstance(exc_info, HttpProcessingError):
-            where = str(args[0]) if args else ""
-            text = " ".join(exc_info.message.split())[:200]
-            self._refusals.refuse("malformed request", f"a request from {where} is no HTTP: {text}", about=where)
-            return
-        super().exception(msg, *args, exc_info=exc_info, **options)
+        if not self._refused(args, exc_info):
+            super().exception(msg, *args, exc_info=exc_info, **options)
+
+    def debug(self, msg: object, *args: object, exc_info: Any = None, **options: Any) -> None:
+        if not self._refused(args, exc_info):
+            super().debug(msg, *args, exc_info=exc_info, **options)
+
+    def _refused(self, args: tuple[object, ...], error: object) -> bool:
+        if not isinstance(error, HttpProcessingError):
+            return False
+        where = str(args[0]) if args else ""
+        text = " ".join(error.message.split())[:200]
+        self._refusals.refuse("malformed request", f"a request from {where} is no HTTP: {text}", about=where)
+        return True
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
