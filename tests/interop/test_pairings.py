@@ -460,6 +460,36 @@ def test_changes_made_while_cloudcore_is_down_arrive(pairing: Pairing) -> None:
     pairing.delete_pods("early", "late")
 
 
+def test_devices_and_rules_are_taken_and_acknowledged(pairing: Pairing) -> None:
+    """[36, 42, 61] Whatever the edge makes of them, the cloud's record says that it has them, and no pod suffers."""
+    if not pairing.cast.stock_cloudcore:
+        pytest.skip("our cloudcore sends no devices and rules yet")
+    meta = {"name": "thermometer", "namespace": "default"}
+    celsius = {"name": "celsius", "type": "INT", "accessMode": "ReadOnly"}
+    device = {
+        "deviceModelRef": {"name": "thermometer"},
+        "nodeName": NODE,
+        "protocol": {"protocolName": "modbus", "configData": {}},
+        "properties": [{"name": "celsius", "visitors": {"protocolName": "modbus", "configData": {}}}],
+    }
+    devices = "devices.kubeedge.io/v1beta1"
+    model = {"protocol": "modbus", "properties": [celsius]}
+    pairing.apply({"apiVersion": devices, "kind": "DeviceModel", "metadata": meta, "spec": model})
+    pairing.apply({"apiVersion": devices, "kind": "Device", "metadata": meta, "spec": device})
+    pairing.until("the device to be recorded", lambda: recorded(pairing, pairing.get("device", "thermometer")))
+    pairing.kubectl("delete", "device,devicemodel", "thermometer")
+    pairing.apply(pod("unharmed"))
+    pairing.until_running("unharmed")
+    pairing.delete_pods("unharmed")
+
+
+def recorded(pairing: Pairing, found: Manifest) -> bool:
+    """Whether the cloud has the edge's word for this version of an object."""
+    record = pairing.get("objectsync", f"{NODE}.{found['metadata']['uid']}")
+    version = record.get("status", {}).get("objectResourceVersion", "")
+    return bool(version) and int(version) >= int(found["metadata"]["resourceVersion"])
+
+
 def test_a_big_secret_passes(pairing: Pairing) -> None:
     """[13] As much as the API takes."""
     path = pairing.hosts.data / "big.json"
