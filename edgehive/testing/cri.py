@@ -51,6 +51,8 @@ class FakeRuntime:
         self.calls: list[str] = []
         #: container id -> the grace it was stopped with
         self.stops: dict[str, int] = {}
+        #: container name -> bytes of memory it uses
+        self.memory: dict[str, int] = {}
         self.network_ready = True
         self.command: Command = lambda *_: (0, b"")
         #: Where a test serves the streams of exec, attach and port-forward; and every request for one.
@@ -352,7 +354,10 @@ class FakeRuntime:
         return cri.ContainerStats(
             attributes=cri.ContainerAttributes(id=container_id, metadata=status.metadata, labels=status.labels),
             cpu=cri.CpuUsage(timestamp=self._now(), usage_core_nano_seconds=cri.UInt64Value(value=used)),
-            memory=cri.MemoryUsage(timestamp=self._now(), working_set_bytes=cri.UInt64Value(value=4_000_000)),
+            memory=cri.MemoryUsage(
+                timestamp=self._now(),
+                working_set_bytes=cri.UInt64Value(value=self.memory.get(status.metadata.name, 4_000_000)),
+            ),
         )
 
     # --- images ---

@@ -29,6 +29,7 @@ from edgehive.edgecore.edged import machine, podspec
 from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
 from edgehive.edgecore.edged.environment import PodFacts
+from edgehive.edgecore.edged.evictor import Evictor
 from edgehive.edgecore.edged.housekeeping import Housekeeping
 from edgehive.edgecore.edged.images import ImagePuller
 from edgehive.edgecore.edged.kubelet_server import KubeletServer
@@ -104,6 +105,7 @@ class Edged:
         self._port = self._kubelet.read_only_port
         self._runtime_version = ""
         self._loaded: int | None = None
+        self._evictor: Evictor | None = None
         #: Set while running.
         self._pods: Pods
         self._reporter: Reporter
@@ -195,7 +197,23 @@ class Edged:
                 self._runtime, self._pods, self._client, self._config, self._clock, self._root, self._known_pods
             )
             group.create_task(keeper.run(), name="edged housekeeping")
+            self._evictor = self._make_evictor(keeper)
+            group.create_task(self._evictor.run(), name="edged eviction")
             group.create_task(self._listen(keeper), name="edged mailbox")
+
+    def _make_evictor(self, keeper: Housekeeping) -> Evictor:
+        return Evictor(
+            self._pods,
+            StatsSummary(self._cri, self._clock, self._node_name),
+            lambda: machine.amounts(self._root),
+            self._kubelet,
+            self._clock,
+            root=self._root,
+            pod_logs=self._runtime.facts.node.pod_logs,
+            tell=self._tell,
+            tell_of_node=self._tell_of_node,
+            free_images=keeper.free_images,
+        )
 
     # --- what comes in ---
 
@@ -311,6 +329,7 @@ class Edged:
             self._port,
             trouble,
             tuple(images),
+            self._evictor.conditions if self._evictor else frozenset(),
         )
 
     async def _images(self) -> list[dict[str, Any]]:

@@ -21,9 +21,10 @@ from edgehive.edgecore.edged import podspec
 from edgehive.edgecore.edged.cri import RuntimeRefused
 from edgehive.edgecore.edged.images import ImageCollector
 from edgehive.edgecore.edged.logs import LogRotation
-from edgehive.edgecore.edged.plan import DEFAULT_GRACE_SECONDS, State, StopContainer, StopPod
+from edgehive.edgecore.edged.plan import DEFAULT_GRACE_SECONDS, State, StopContainer, StopPod, every_container
 from edgehive.edgecore.edged.podfiles import PodFiles
 from edgehive.edgecore.edged.pods import Pods
+from edgehive.edgecore.edged.registry_auth import InvalidImageName, image_reference
 from edgehive.edgecore.edged.runtime import PodRuntime
 from edgehive.edgecore.edged.volumes.local import VolumeError, pods_on_disk
 from edgehive.kit.clock import Clock
@@ -152,7 +153,24 @@ class Housekeeping:
                     await self._rotation.rotate(seen.id, folder / podspec.log_path(seen.name, seen.attempt))
 
     async def _collect_images(self) -> None:
+        await self._images.collect(await self._images_in_use())
+
+    async def free_images(self) -> int:
+        """Remove every image nobody uses; bytes freed."""
+        return await self._images.free_all(await self._images_in_use())
+
+    async def _images_in_use(self) -> set[str]:
         containers = await self._runtime.cri.list_containers()
         used = {name for item in containers for name in (item.image_ref, item.image.image)}
-        used |= {item.image for worker in self._pods for item in worker.pod.spec.containers}
-        await self._images.collect(used)
+        for worker in self._pods:
+            used |= {item.image for item in every_container(worker.pod)}
+            used |= {_full_name(item.image) for item in every_container(worker.pod)}
+        return used
+
+
+def _full_name(image: str) -> str:
+    """As the runtime names it; what is no name at all names no image."""
+    try:
+        return image_reference(image)
+    except InvalidImageName:
+        return image

@@ -227,18 +227,26 @@ class ImageCollector:
             return DiskUse(found.total, found.free)
         return None
 
-    def _detect(self, images: Sequence[cri.Image], in_use: frozenset[str]) -> list[cri.Image]:
+    def _detect(
+        self, images: Sequence[cri.Image], in_use: frozenset[str], *, min_age: float | None = None
+    ) -> list[cri.Image]:
         """Note what is used now; the removable ones, longest unused first."""
         now = _now()
+        age = self.min_age if min_age is None else min_age
         self._known = {image.id: self._known.get(image.id) or _Known(now) for image in images}
         removable = []
         for image in images:
             names = {image.id, *image.repo_tags, *image.repo_digests}
             if image.pinned or names & in_use:
                 self._known[image.id].last_used = now
-            elif not names & set(self.keep) and now - self._known[image.id].first_seen >= self.min_age:
+            elif not names & set(self.keep) and not _imported(image) and now - self._known[image.id].first_seen >= age:
                 removable.append(image)
         return sorted(removable, key=lambda image: self._known[image.id].last_used)
+
+    async def free_all(self, in_use: Collection[str]) -> int:
+        """The disk is short: every unused image goes, young ones too; bytes freed."""
+        images = await self.client.list_images()
+        return sum([await self._remove(image) for image in self._detect(images, frozenset(in_use), min_age=0.0)])
 
     async def _remove(self, image: cri.Image) -> int:
         try:
@@ -248,3 +256,8 @@ class ImageCollector:
             return 0
         self._known.pop(image.id, None)
         return image.size
+
+
+def _imported(image: cri.Image) -> bool:
+    """It came from an archive: no registry would give it back."""
+    return any(name.startswith("localhost/") for name in image.repo_tags)

@@ -58,6 +58,8 @@ class NodeView:
     #: "" when the node can run pods, else one sentence.
     trouble: str = ""
     images: Sequence[Mapping[str, Any]] = ()
+    #: Pressure that was there a moment ago.
+    lasting: frozenset[str] = frozenset()
 
 
 # --- pure -------------------------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def resources(config: EdgedConfig, view: NodeView) -> tuple[dict[str, str], dict
 def _conditions(
     config: EdgedConfig, view: NodeView, now: datetime, previous: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    under = pressures(view.amounts, config.tailored_kubelet_config.eviction_hard)
+    under = pressures(view.amounts, config.tailored_kubelet_config.eviction_hard) | view.lasting
     wanted = [(type, type in under, *texts[0 if type in under else 1]) for type, texts in _PRESSURES.items()]
     if view.trouble:
         wanted.append(("Ready", False, "EdgeNotReady", view.trouble))
