@@ -153,9 +153,10 @@ def not_found(plural: str, group: str, name: str) -> NotFound:
     )
 
 
-def already_exists(plural: str, group: str, name: str) -> AlreadyExists:
+def already_exists(plural: str, group: str, name: str, *, is_going: bool = False) -> AlreadyExists:
+    state = "object is being deleted: " if is_going else ""
     return AlreadyExists(
-        f'{qualified(plural, group)} "{name}" already exists',
+        f'{state}{qualified(plural, group)} "{name}" already exists',
         details=StatusDetails(name=name, group=group, kind=plural),
     )
 

@@ -39,6 +39,18 @@ def conform(api_version: str, kind: str, obj: Mapping[str, Any]) -> tuple[Json, 
         raise BadRequest(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}') from None
 
 
+def empty_status(api_version: str, kind: str) -> Json | None:
+    """The status of a built-in object nobody has looked after yet; None for kinds without one."""
+    schema = fields.type_of(api_version, kind)
+    field = schema.by_name.get("status") if schema is not None else None
+    below = fields.type_named(field.type) if field is not None else None
+    if below is None:
+        return None
+    status: Json = {}
+    _add_embedded(below, status)
+    return status
+
+
 def strict_error(api_version: str, kind: str, problems: list[str]) -> BadRequest:
     """What fieldValidation=Strict answers."""
     version = api_version.rpartition("/")[2]

@@ -78,6 +78,9 @@ def _service(obj: Json) -> None:
         if spec.get("clusterIP"):
             fill(spec, clusterIPs=[spec["clusterIP"]])
     fill(_status(obj), loadBalancer={})
+    for ingress in each(_status(obj)["loadBalancer"], "ingress"):
+        if ingress.get("ip"):
+            fill(ingress, ipMode="VIP")
 
 
 def _endpoints(obj: Json) -> None:
@@ -87,7 +90,9 @@ def _endpoints(obj: Json) -> None:
 
 
 def _node(obj: Json) -> None:
-    status = _status(obj)
+    status, spec = _status(obj), _spec(obj)
+    if spec.get("podCIDR"):
+        fill(spec, podCIDRs=[spec["podCIDR"]])
     if status.get("capacity") and not status.get("allocatable"):
         status["allocatable"] = dict(status["capacity"])
 

@@ -3,13 +3,15 @@
 Go: apimachinery/pkg/util/validation/{field/errors.go,validation.go}
 """
 
+import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from edgehive.api.meta import StatusCause
+from edgehive.kube import quantity
 
 _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DNS_1035: Final = "[a-z]([-a-z0-9]*[a-z0-9])?"
@@ -90,6 +92,23 @@ def config_key(value: str) -> list[str]:
     return _matches(value, _CONFIG_KEY, _CONFIG_KEY_TEXT, 253)
 
 
+def wildcard(value: str) -> list[str]:
+    """A subdomain below `*.`."""
+    if value.startswith("*.") and not subdomain(value[2:]):
+        return []
+    return ["a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist "
+            "of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. "
+            rf"'*.example.com', regex used for validation is '\*\.{_SUBDOMAIN}')"]  # fmt: skip
+
+
+def ip_address(value: str) -> list[str]:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return ["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]
+    return []
+
+
 def shown(value: Any) -> str:
     """A value as messages quote it."""
     return msgspec.json.encode(value).decode()
@@ -137,6 +156,16 @@ class FieldErrors:
     def not_negative(self, path: str, value: Any) -> None:
         if isinstance(value, int) and value < 0:
             self.invalid(path, value, "must be greater than or equal to 0")
+
+    def amounts(self, path: str, amounts: Mapping[str, Any], place: str) -> None:
+        """Quantities that are none, or negative; `place` says how a key is written into a path."""
+        for name, amount in amounts.items():
+            try:
+                wrong = "must be greater than or equal to 0" if quantity.parse(amount) < 0 else ""
+            except ValueError as error:
+                wrong = str(error)
+            if wrong:
+                self.invalid(path + place.format(name), amount, wrong)
 
     def immutable(self, path: str, old: Any, new: Any) -> None:
         if (old or None) != (new or None):

@@ -37,6 +37,12 @@ def default_pod(pod: Json) -> None:
         _default_requests(container.get("resources") or {})
     status = pod.setdefault("status", {})
     fill(status, phase="Pending")
+    first = (status.get("podIPs") or [{}])[0].get("ip")
+    if status.get("podIP") and status["podIP"] != first:
+        # Writers that know of one address only mean just that one.
+        status["podIPs"] = [{"ip": status["podIP"]}]
+    elif first:
+        status["podIP"] = first
     if "qosClass" not in status:
         status["qosClass"] = qos_class(spec)
 

@@ -13,7 +13,7 @@ from edgehive.kube.server import schema
 from edgehive.kube.server.conform import conform, strict_error
 from edgehive.kube.server.defaults import apply_defaults
 from edgehive.kube.server.options import Call
-from edgehive.kube.server.validation import validate_create, validate_update
+from edgehive.kube.server.validation import validate_create, validate_status, validate_update
 
 Json = dict[str, Any]
 
@@ -48,11 +48,17 @@ class Rules:
     def check(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
         """Raises Invalid with every cause."""
         row = call.served.resource
-        causes = validate_create(row, obj) if old is None else validate_update(row, dict(old), obj)
+        if old is None:
+            causes = validate_create(row, obj)
+        else:
+            validate = validate_status if call.subresource == "status" else validate_update
+            causes = validate(row, dict(old), obj)
         if row == CUSTOM_RESOURCE_DEFINITIONS and (old is None or old.get("spec") != obj.get("spec")):
             causes += schema.check_definition(obj)
             call.warnings += schema.unknown_formats(obj)
         if call.served.custom is not None and call.served.custom.schema:
             causes += schema.validate(call.served.custom.schema, obj)
         if causes:
-            raise invalid(row.kind, row.group, obj["metadata"].get("name", ""), causes)
+            # Kubernetes speaks of Events under their old name through either door.
+            group = "" if call.served.storage == "events" else row.group
+            raise invalid(row.kind, group, obj["metadata"].get("name", ""), causes)

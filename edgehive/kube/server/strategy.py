@@ -13,6 +13,7 @@ from edgehive.api.meta import StatusCause
 from edgehive.kit.clock import rfc3339
 from edgehive.kube.errors import BadRequest, conflict, invalid
 from edgehive.kube.server.catalog import Served
+from edgehive.kube.server.conform import empty_status
 from edgehive.kube.server.options import Call
 
 Json = dict[str, Any]
@@ -90,6 +91,9 @@ def begin(served: Served, obj: Json, now: datetime) -> None:
         metadata["generation"] = 1
     if served.has_status and served.storage != "nodes":
         obj.pop("status", None)
+        status = empty_status(served.resource.api_version, served.resource.kind) if served.custom is None else None
+        if status is not None:
+            obj["status"] = status
     if served.storage == "pods" and not isinstance(obj.get("spec"), dict):
         obj["spec"] = {}
 

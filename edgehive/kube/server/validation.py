@@ -5,16 +5,20 @@ Runs after `conform` and `defaults`; custom resources are judged by their schema
 Go: pkg/apis/*/validation/validation.go
 """
 
+import base64
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+
+import msgspec
 
 from edgehive.api.meta import StatusCause
 from edgehive.api.registry import ApiResource
 from edgehive.kube.errors import qualified
-from edgehive.kube.server import event_views
+from edgehive.kube.server import event_views, network_validation, policy_validation
 from edgehive.kube.server import field_errors as names
 from edgehive.kube.server.field_errors import FieldErrors
 from edgehive.kube.server.pod_validation import check_labels, check_pod_spec, check_pod_update, check_port
+from edgehive.kube.server.status_validation import STATUSES
 
 Json = Mapping[str, Any]
 
@@ -44,6 +48,16 @@ def validate_update(resource: ApiResource, old: Json, new: Json) -> list[StatusC
     errors, name = FieldErrors(), qualified(resource.plural, resource.group)
     _check_state(errors, name, new)
     check = _UPDATES.get(name)
+    if check is not None:
+        check(errors, old, new)
+    return errors.causes
+
+
+def validate_status(resource: ApiResource, old: Json, new: Json) -> list[StatusCause]:
+    """Every reason not to write this status."""
+    errors, name = FieldErrors(), qualified(resource.plural, resource.group)
+    _check_metadata(errors, name, new.get("metadata") or {})
+    check = STATUSES.get(name)
     if check is not None:
         check(errors, old, new)
     return errors.causes
@@ -94,6 +108,38 @@ def _data(errors: FieldErrors, obj: Json) -> None:
         errors.too_long("", _DATA_LIMIT)
 
 
+#: What secrets of a type must hold; one of several keys is enough where they stand together.
+_SECRET_KEYS: Final = {
+    "kubernetes.io/tls": (("tls.crt",), ("tls.key",)),
+    "kubernetes.io/dockerconfigjson": ((".dockerconfigjson",),),
+    "kubernetes.io/dockercfg": ((".dockercfg",),),
+    "kubernetes.io/basic-auth": (("username", "password"),),
+    "kubernetes.io/ssh-auth": (("ssh-privatekey",),),
+}
+_ACCOUNT_NAME: Final = "kubernetes.io/service-account.name"
+
+
+def _secret(errors: FieldErrors, secret: Json) -> None:
+    _data(errors, secret)
+    data, kind = secret.get("data") or {}, secret.get("type")
+    for keys in _SECRET_KEYS.get(kind or "", ()):
+        if not any(key in data for key in keys):
+            for key in keys:
+                errors.required(f"data[{key}]")
+        elif keys[0].startswith(".docker"):
+            _check_json(errors, f"data[{keys[0]}]", data[keys[0]])
+    account = (secret["metadata"].get("annotations") or {}).get(_ACCOUNT_NAME)
+    if kind == "kubernetes.io/service-account-token" and not account:
+        errors.required(f"metadata.annotations[{_ACCOUNT_NAME}]")
+
+
+def _check_json(errors: FieldErrors, path: str, text: str) -> None:
+    try:
+        msgspec.json.decode(base64.b64decode(text), type=dict[str, Any])
+    except ValueError as error:
+        errors.invalid(path, "<secret contents redacted>", str(error))
+
+
 _SERVICE_TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 
 
@@ -124,11 +170,14 @@ def _service(errors: FieldErrors, service: Json) -> None:
 
 
 def _node(errors: FieldErrors, node: Json) -> None:
+    seen = set()
     for index, taint in enumerate((node.get("spec") or {}).get("taints") or ()):
-        key = taint.get("key", "")
-        errors.each_invalid(f"spec.taints[{index}].key", key, names.qualified_name(key))
-        errors.one_of(f"spec.taints[{index}].effect", taint.get("effect"),
-                      ("NoExecute", "NoSchedule", "PreferNoSchedule"))  # fmt: skip
+        key, at = taint.get("key", ""), f"metadata.taints[{index}]"
+        errors.each_invalid(f"{at}.key", key, names.qualified_name(key))
+        errors.one_of(f"{at}.effect", taint.get("effect"), ("NoExecute", "NoSchedule", "PreferNoSchedule"))
+        if (key, taint.get("effect")) in seen:
+            errors.duplicate(at, taint)
+        seen.add((key, taint.get("effect")))
 
 
 # ---------------------------------------------------------------- workloads
@@ -225,7 +274,7 @@ def _cron_job(errors: FieldErrors, obj: Json) -> None:
     elif not spec["schedule"].startswith("@") and len(spec["schedule"].split()) != 5:
         found = len(spec["schedule"].split())
         errors.invalid(
-            "spec.schedule", spec["schedule"], f"expected exactly 5 fields, found {found}: {spec['schedule']}"
+            "spec.schedule", spec["schedule"], f"expected exactly 5 fields, found {found}: [{spec['schedule']}]"
         )
     errors.one_of("spec.concurrencyPolicy", spec.get("concurrencyPolicy"), ("Allow", "Forbid", "Replace"))
     _job_spec(errors, (spec.get("jobTemplate") or {}).get("spec") or {}, "spec.jobTemplate.spec")
@@ -269,6 +318,7 @@ def _storage_class(errors: FieldErrors, obj: Json) -> None:
     if not obj.get("provisioner"):
         errors.required("provisioner")
     errors.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"))
+    errors.one_of("volumeBindingMode", obj.get("volumeBindingMode"), ("Immediate", "WaitForFirstConsumer"))
 
 
 def _claim(errors: FieldErrors, obj: Json) -> None:
@@ -279,10 +329,19 @@ def _claim(errors: FieldErrors, obj: Json) -> None:
         errors.required("spec.resources[storage]")
 
 
+def _volume(errors: FieldErrors, obj: Json) -> None:
+    policy = (obj.get("spec") or {}).get("persistentVolumeReclaimPolicy")
+    errors.one_of("spec.persistentVolumeReclaimPolicy", policy, ("Delete", "Recycle", "Retain"))
+
+
+def _revision(errors: FieldErrors, obj: Json) -> None:
+    errors.not_negative("revision", obj.get("revision"))
+
+
 _OBJECTS: Final[dict[str, Callable[[FieldErrors, Json], None]]] = {
     "pods": _pod,
     "configmaps": _data,
-    "secrets": _data,
+    "secrets": _secret,
     "services": _service,
     "nodes": _node,
     "persistentvolumeclaims": _claim,
@@ -299,6 +358,16 @@ _OBJECTS: Final[dict[str, Callable[[FieldErrors, Json], None]]] = {
     f"clusterroles.{_RBAC}": _role,
     "certificatesigningrequests.certificates.k8s.io": _signing_request,
     "storageclasses.storage.k8s.io": _storage_class,
+    "persistentvolumes": _volume,
+    "controllerrevisions.apps": _revision,
+    "ingresses.networking.k8s.io": network_validation.ingress,
+    "endpoints": network_validation.endpoints,
+    "endpointslices.discovery.k8s.io": network_validation.endpoint_slice,
+    "horizontalpodautoscalers.autoscaling": policy_validation.autoscaler,
+    "poddisruptionbudgets.policy": policy_validation.budget,
+    "resourcequotas": policy_validation.quota,
+    "limitranges": policy_validation.limit_range,
+    "leases.coordination.k8s.io": policy_validation.lease,
     "events": event_views.check_core,
     "events.events.k8s.io": event_views.check_new,
 }
@@ -372,6 +441,51 @@ def _binding_update(errors: FieldErrors, old: Json, new: Json) -> None:
         errors.invalid("roleRef", new.get("roleRef"), "cannot change roleRef")
 
 
+def _priority_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    for field in ("value", "preemptionPolicy"):
+        if old.get(field) != new.get(field):
+            errors.forbidden(field, "may not be changed in an update.")
+
+
+#: What a volume says about itself beside where it is.
+_OF_VOLUMES: Final = frozenset({
+    "capacity", "accessModes", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName", "mountOptions",
+    "volumeMode", "nodeAffinity", "volumeAttributesClassName",
+})  # fmt: skip
+
+
+def _volume_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    errors.immutable("spec.volumeMode", _at(old, "spec.volumeMode"), _at(new, "spec.volumeMode"))
+    sources = [{key: value for key, value in (obj.get("spec") or {}).items() if key not in _OF_VOLUMES}
+               for obj in (old, new)]  # fmt: skip
+    if sources[0] != sources[1]:
+        text = "spec.persistentvolumesource is immutable after creation"
+        errors.forbidden("spec.persistentvolumesource", text)
+
+
+def _claim_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    before, after = dict(old.get("spec") or {}), dict(new.get("spec") or {})
+    is_bound = (old.get("status") or {}).get("phase") == "Bound"
+    for field, may_change in (("volumeName", not before.get("volumeName")),
+                              ("storageClassName", before.get("storageClassName") is None),
+                              ("resources", is_bound), ("volumeAttributesClassName", True)):  # fmt: skip
+        if may_change:
+            before.pop(field, None)
+            after.pop(field, None)
+    if before != after:
+        errors.forbidden("spec", "spec is immutable after creation except resources.requests and "
+                         "volumeAttributesClassName for bound claims")  # fmt: skip
+
+
+def _job_update(errors: FieldErrors, old: Json, new: Json) -> None:
+    _JOB_FIXED(errors, old, new)
+    if _at(new, "spec.completionMode") != "Indexed":
+        errors.immutable("spec.completions", _at(old, "spec.completions"), _at(new, "spec.completions"))
+
+
+_JOB_FIXED: Final = _fixed("spec.selector", "spec.completionMode", "spec.backoffLimitPerIndex",
+                           "spec.podFailurePolicy", "spec.successPolicy", "spec.managedBy")  # fmt: skip
+
 _UPDATES: Final[dict[str, Callable[[FieldErrors, Json, Json], None]]] = {
     "pods": check_pod_update,
     "configmaps": _fixed_data,
@@ -382,9 +496,14 @@ _UPDATES: Final[dict[str, Callable[[FieldErrors, Json, Json], None]]] = {
     "replicasets.apps": _fixed("spec.selector"),
     "daemonsets.apps": _fixed("spec.selector"),
     "statefulsets.apps": _stateful_update,
-    "jobs.batch": _fixed("spec.selector", "spec.completionMode", "spec.backoffLimitPerIndex", "spec.podFailurePolicy",
-                         "spec.successPolicy", "spec.managedBy"),
-    "persistentvolumes": _fixed("spec.volumeMode"),
+    "jobs.batch": _job_update,
+    "persistentvolumes": _volume_update,
+    "persistentvolumeclaims": _claim_update,
+    "priorityclasses.scheduling.k8s.io": _priority_update,
+    "runtimeclasses.node.k8s.io": _fixed("handler"),
+    "endpointslices.discovery.k8s.io": _fixed("addressType"),
+    "controllerrevisions.apps": _fixed("data"),
+    "ingressclasses.networking.k8s.io": _fixed("spec.controller"),
     f"rolebindings.{_RBAC}": _binding_update,
     f"clusterrolebindings.{_RBAC}": _binding_update,
     "certificatesigningrequests.certificates.k8s.io": _fixed("spec"),

@@ -89,8 +89,10 @@ class Writer:
         strategy.require_name(call.served, obj)
         self._rules.check(call, obj, None)
         row, key = call.served.resource, key_of(call)._replace(name=obj["metadata"]["name"])
-        if self._store.get(key) is not None:
-            raise already_exists(row.plural, row.group, key.name)
+        if (present := self._store.get(key)) is not None:
+            raise already_exists(
+                row.plural, row.group, key.name, is_going=present.document.meta.deletion_timestamp is not None
+            )
         if call.dry_run:
             return Stored(key, 0, msgspec.json.encode(obj))
         try:
