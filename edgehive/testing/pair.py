@@ -350,6 +350,15 @@ class Pair:
 
     # What must be equal
 
+    async def reports_waiting(self) -> str:
+        """The frames of all reports and patches that are on the edge's disk, as one text."""
+
+        def work(connection: sqlite3.Connection) -> str:
+            rows = connection.execute("SELECT message FROM outbox UNION ALL SELECT message FROM unanswered")
+            return "\n".join(row[0] for row in rows)
+
+        return await self.database.read(work)
+
     async def difference(self) -> list[str]:
         """What edge and API disagree about; empty at rest."""
         assert self.edge is not None

@@ -10,12 +10,15 @@ from contextlib import suppress
 from typing import Any
 
 import looptime
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from edgehive.api.registry import CONFIG_MAPS, NODES, OBJECT_SYNCS, PODS, ApiResource
+from edgehive.api.registry import CONFIG_MAPS, EVENTS, NODES, OBJECT_SYNCS, PODS, ApiResource
+from edgehive.kit.tasks import cancel_and_join
+from edgehive.kube.client import PatchType
 from edgehive.kube.errors import AlreadyExists, NotFound
 from edgehive.testing.pair import NODE, Pair
 
@@ -34,6 +37,10 @@ class Story(RuleBasedStateMachine):
         super().__init__()
         self.loop = looptime.new_event_loop()
         self.versions = 0
+        #: What has been on the edge's disk and so must arrive.
+        self.events: set[str] = set()
+        self.statuses_told: dict[str, str] = {}
+        self.requests: list[asyncio.Future[Any]] = []
         self.pair: Pair = self.do(self._begin())
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -78,6 +85,53 @@ class Story(RuleBasedStateMachine):
         if again:
             self.create_config_map(name)
 
+    # Reports of the edge
+
+    @precondition(lambda self: self.pair.edge is not None)
+    @rule()
+    def report_an_event(self) -> None:
+        self.versions += 1
+        name = f"event-{self.versions}"
+        body = {"metadata": {"name": name, "namespace": "default"}, "involvedObject": {"kind": "Node", "name": NODE}}
+        assert self.pair.edge is not None
+        self.attempt(self.pair.edge.client.create(EVENTS, body, "default"))
+        if name in self.do(self.pair.reports_waiting()):
+            self.events.add(name)
+
+    @precondition(lambda self: self.pair.edge is not None and self.pair.edge.edged.pods)
+    @rule(number=st.integers(0, 5))
+    def report_a_status(self, number: int) -> None:
+        assert self.pair.edge is not None
+        pods = [pod for _, pod in sorted(self.pair.edge.edged.pods.items())]
+        meta = pods[number % len(pods)].meta
+        self.versions += 1
+        text = f"status {self.versions}"
+        patch = msgspec.json.encode({"metadata": {"uid": meta.uid}, "status": {"message": text}})
+        client = self.pair.edge.client
+        self.attempt(client.patch(PODS, meta.name, patch, "default", type=PatchType.STRATEGIC, subresource="status"))
+        if text in self.do(self.pair.reports_waiting()) or text in str(self.do(self.statuses())):
+            self.statuses_told[meta.uid] = text
+
+    def forgive_what_the_disk_held(self) -> None:
+        self.events &= self.do(self.names(EVENTS))
+        self.statuses_told = dict(self.do(self.statuses()))
+
+    async def names(self, resource: ApiResource) -> set[str]:
+        return {item.meta.name for item in (await self.pair.client.list(resource)).items}
+
+    async def statuses(self) -> dict[str, str]:
+        pods = (await self.pair.client.list(PODS)).items
+        return {pod.meta.uid: pod.to_dict()["status"].get("message", "") for pod in pods}
+
+    def attempt(self, request: Coroutine[Any, Any, Any]) -> None:
+        """Begin a request of the edge and let a moment pass; its answer may never come."""
+
+        async def begin() -> None:
+            self.requests.append(asyncio.ensure_future(request))
+            await asyncio.sleep(0.01)
+
+        self.do(begin())
+
     @rule()
     def delete_node(self) -> None:
         with suppress(NotFound):
@@ -118,6 +172,9 @@ class Story(RuleBasedStateMachine):
     @rule(back=MOSTLY)
     def crash_the_cloud(self, back: bool) -> None:
         self.do(self.pair.crash_cloud())
+        # Between reading an event, which nothing answers, and writing it, a cloud may lose it (decision 0012).
+        waiting, written = self.do(self.pair.reports_waiting()), self.do(self.names(EVENTS))
+        self.events = {name for name in self.events if name in waiting or name in written}
         if back:
             self.do(self.started(self.pair.start_cloud))
 
@@ -137,6 +194,7 @@ class Story(RuleBasedStateMachine):
     @rule()
     def replace_the_disk(self) -> None:
         self.do(self.pair.lose_database())
+        self.forgive_what_the_disk_held()
 
     @precondition(lambda self: self.pair.edge is not None and not self.pair.database.crashed.is_set())
     @rule(writes=FEW, torn=st.booleans())
@@ -149,9 +207,15 @@ class Story(RuleBasedStateMachine):
         try:
             self.do(self.pair.settle())
             assert self.do(self.pair.difference()) == []
+            assert self.events <= self.do(self.names(EVENTS))
+            statuses = self.do(self.statuses())
+            assert {uid: statuses[uid] for uid in self.statuses_told if uid in statuses} == {
+                uid: text for uid, text in self.statuses_told.items() if uid in statuses
+            }
             self.do(self.pair.crash_edge())
             assert self.pair.repeated == []
         finally:
+            self.do(cancel_and_join(*self.requests))
             self.do(self.pair.__aexit__(None, None, None))
             self.loop.close()
 

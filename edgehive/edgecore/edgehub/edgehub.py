@@ -1,14 +1,14 @@
 """edgehub: holds the one link to the cloud and carries messages both ways; it never looks into their content.
 
-While there is no link it dials again and again, and sets aside what cannot wait in memory. Modules learn that
-the link came or went by one notice per change. The node works without it: it is ready before the first dial.
+While there is no link it dials again and again. Reports go through the disk (`reports.py`), little else waits.
+Modules learn that the link came or went by one notice per change. The node works without it: the hub is ready
+before it first dials.
 
 Go: edge/pkg/edgehub
 """
 
 import asyncio
 import logging
-import sqlite3
 from collections import deque
 from collections.abc import Awaitable
 
@@ -21,16 +21,17 @@ from edgehive.edgecore.deps import Dial, Renewed
 from edgehive.edgecore.edgehub import inbound, outbound
 from edgehive.edgecore.edgehub.outbound import Fate
 from edgehive.edgecore.edgehub.pace import TokenBucket
+from edgehive.edgecore.edgehub.reports import Reports
 from edgehive.edgecore.edgehub.spool import Spool
 from edgehive.kit import metrics
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, unix_millis
-from edgehive.kit.sqlite import Database, DatabaseError
+from edgehive.kit.sqlite import Database
 from edgehive.kit.tasks import cancel_and_join, first_of, spawn
 from edgehive.wire import inventory
 from edgehive.wire.codec import MessageTooLarge
 from edgehive.wire.link import JoinRefused, Link, LinkClosed, ProtocolError
-from edgehive.wire.names import EdgeModule, Group
+from edgehive.wire.names import EdgeModule, Group, Source
 from edgehive.wire.payloads import connection_notice, keepalive
 
 log = logging.getLogger("edgehive.edgehub")
@@ -39,7 +40,7 @@ log = logging.getLogger("edgehive.edgehub")
 NOTICE_GROUPS = (Group.META, Group.TWIN, Group.BUS, Group.TASK_MANAGER, Group.EDGED)
 #: What this edge can do beyond Go, told in the first keepalive of a connection; metamanager answers for it.
 OFFERS = (inventory.OFFER,)
-#: Acknowledgements and events held in memory while there is no link; older ones make room.
+#: Acknowledgements held in memory while there is no link; older ones make room.
 HELD_LIMIT = 256
 #: A cloud that comes back is found within half a minute, and many nodes do not knock at once.
 RECONNECT = Backoff(first=0.5, factor=2.0, limit=30.0, jitter=0.5)
@@ -69,7 +70,6 @@ class EdgeHub:
     ) -> None:
         self._bus = bus
         self._mailbox = bus.register(self.name, self.group)
-        self._spool = Spool(database)
         self._clock = clock
         self._dial = dial
         self._renewed = renewed
@@ -90,16 +90,29 @@ class EdgeHub:
         self._dropped = metrics.counter(
             "edgehive_hub_dropped", "Messages that reached nobody.", ["direction", "why"], registry=registry
         )
+        self._reports = Reports(Spool(database), clock, self._dropped, self._send_or_hold)
 
     async def run(self, ready: Ready) -> None:
         self._pace = TokenBucket(self._rate, self._burst)
-        sender = spawn(self._pump_out(), name="hub to cloud")
-        connector = spawn(self._stay_connected(), name="hub link")
+        works = [
+            spawn(self._pump_out(), name="hub to cloud"),
+            spawn(self._reports.run(), name="hub reports"),
+            spawn(self._stay_connected(), name="hub link"),
+        ]
         ready()
         try:
-            await first_of(sender, connector)
+            await first_of(*works)
         finally:
-            await cancel_and_join(sender, connector)
+            await cancel_and_join(*works)
+            await self._keep_the_rest()
+
+    async def _keep_the_rest(self) -> None:
+        """Reports that were handed over before the end are not lost by it."""
+        while len(self._mailbox):
+            message = self._mailbox.get_nowait()
+            if outbound.fate(message) is Fate.REPORT:
+                await self._reports.keep(message)
+        await self._reports.flush()
 
     # The link
 
@@ -148,6 +161,7 @@ class EdgeHub:
             self._receive(link),
             self._keep_alive(link),
             self._send_waiting(link, self._broken),
+            self._deliver_reports(link),
         ]
         if self._renewed is not None:
             works.append(self._until_renewed(self._renewed))
@@ -185,6 +199,8 @@ class EdgeHub:
     async def _receive(self, link: Link) -> str:
         while True:
             message = await link.receive()
+            if self._reports.heard(message.header.parent_id) and message.route.source == Source.WEBSOCKET:
+                continue
             try:
                 await self._pass_on(message)
             except (MailboxFull, NoSuchModule) as error:
@@ -206,9 +222,23 @@ class EdgeHub:
 
     async def _pump_out(self) -> None:
         async for message in self._mailbox:
+            if outbound.fate(message) is Fate.REPORT:
+                await self._reports.keep(message)
+            else:
+                await self._send_or_hold(message)
+
+    async def _send_or_hold(self, message: Message) -> None:
+        async with self._sending:
+            if self._link is None or not await self._send(self._link, message):
+                self._hold(message)
+
+    async def _deliver_reports(self, link: Link) -> str:
+        async def send(message: Message) -> bool:
             async with self._sending:
-                if self._link is None or not await self._send(self._link, message):
-                    await self._set_aside(message)
+                return await self._send(link, message)
+
+        await self._reports.deliver(send)
+        return "the link broke"
 
     async def _send(self, link: Link, message: Message) -> bool:
         """True when the transport took it, or never will."""
@@ -223,17 +253,8 @@ class EdgeHub:
             return False
         return True
 
-    async def _set_aside(self, message: Message) -> None:
-        fate = outbound.fate(message)
-        if fate is Fate.SPOOL:
-            try:
-                surplus = await self._spool.put(outbound.spool_key(message), message)
-            except (DatabaseError, sqlite3.Error) as error:
-                log.error("%s cannot be kept on disk: %s", message.route.resource, error)
-            else:
-                self._dropped.labels("out", "spool full").inc(surplus)
-                return
-        if fate is Fate.DROP:
+    def _hold(self, message: Message) -> None:
+        if outbound.fate(message) is Fate.DROP:
             return
         if len(self._held) >= HELD_LIMIT:
             self._drop(self._held.popleft(), "out", "no link", "too many messages wait for the link")
@@ -242,7 +263,7 @@ class EdgeHub:
     async def _send_waiting(self, link: Link, broken: asyncio.Event) -> str:
         """What was set aside goes first, in order; only then may new messages use the link."""
         async with self._sending:
-            if not (await self._send_held(link) and await self._send_spooled(link)):
+            if not await self._send_held(link):
                 return "the link broke"
             self._link = link
         await broken.wait()
@@ -257,17 +278,6 @@ class EdgeHub:
             if not await self._send(link, message):
                 return False
             self._held.popleft()
-        return True
-
-    async def _send_spooled(self, link: Link) -> bool:
-        try:
-            while (waiting := await self._spool.oldest()) is not None:
-                sequence, message = waiting
-                if not await self._send(link, message):
-                    return False
-                await self._spool.remove(sequence)
-        except (DatabaseError, sqlite3.Error) as error:
-            log.error("messages kept on disk cannot be read: %s", error)
         return True
 
     def _drop(self, message: Message, direction: str, why: str, text: str) -> None:

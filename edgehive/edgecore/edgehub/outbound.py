@@ -1,30 +1,49 @@
-"""What becomes of a message that cannot be sent now. Pure.
+"""What becomes of a message for the cloud: kept on disk until the cloud has it, held, or dropped. Pure.
 
-Requests of metamanager are kept by metamanager itself; here are the messages of all others, and
-acknowledgements, which the cloud asks for again when they are lost.
+Requests of metamanager are kept by metamanager itself, which reads their answers; here are the reports of all
+other modules, and acknowledgements, which the cloud asks for again when they are lost.
 """
 
 from enum import Enum
+
+import msgspec
 
 from edgehive.beehive.message import Message
 from edgehive.wire.names import Operation, Path, ResourceType, Source
 
 
 class Fate(Enum):
-    """What the hub does with an unsent message."""
+    """What the hub does with a message."""
 
-    #: On disk until it is sent; `spool_key` tells which older one it replaces.
-    SPOOL = "spool"
-    #: In memory, among the newest few.
+    #: On disk before it is sent, and until the cloud has it; `report_key` tells which older one it replaces.
+    REPORT = "report"
+    #: Sent at once; while there is no link in memory, among the newest few.
     HOLD = "hold"
-    #: Sent later only if its sender still waits for the answer.
+    #: Sent at once; later only if its sender still waits for the answer.
     IF_AWAITED = "if awaited"
-    #: Worth nothing later.
+    #: Sent at once or never.
     DROP = "drop"
 
 
-_SPOOLED_SOURCES = frozenset({Source.TWIN, Source.BUS, Source.EVENT_BUS, Source.SERVICE_BUS, Source.META})
-_STATES = frozenset({Operation.UPDATE, Operation.PATCH, Operation.UPDATE_NODE_ACTION_STATUS})
+class Lane(Enum):
+    """How the edge learns that the cloud has a report."""
+
+    #: The cloud answers each.
+    ANSWER = "answer"
+    #: Nothing answers it; an answer to a ping sent after it proves that the cloud has read it.
+    PROOF = "proof"
+
+
+_REPORTERS = frozenset({Source.TWIN, Source.BUS, Source.EVENT_BUS, Source.SERVICE_BUS, Source.META})
+_STATES = frozenset({Operation.UPDATE, Operation.PATCH})
+_NO_THING = frozenset({Path.TWIN, Path.MEMBERSHIP, ""})
+
+
+class _Twins(msgspec.Struct):
+    twin: dict[str, msgspec.Raw]
+
+
+_twins_decoder = msgspec.json.Decoder(_Twins)
 
 
 def fate(message: Message) -> Fate:
@@ -34,17 +53,31 @@ def fate(message: Message) -> Fate:
     if route.operation in (Operation.RESPONSE, Operation.ERROR):
         return Fate.HOLD
     if route.operation in (Operation.UPLOAD, Operation.UPDATE_NODE_ACTION_STATUS):
-        return Fate.SPOOL
-    if route.source in _SPOOLED_SOURCES and route.operation != Operation.GET:
-        return Fate.SPOOL
-    if f"/{ResourceType.EVENT}/" in route.resource:
-        return Fate.HOLD
-    return Fate.IF_AWAITED
+        return Fate.REPORT
+    if route.source in _REPORTERS and route.operation != Operation.GET:
+        return Fate.REPORT
+    return Fate.REPORT if f"/{ResourceType.EVENT}/" in route.resource else Fate.IF_AWAITED
 
 
-def spool_key(message: Message) -> str:
-    """States replace the older state of the same thing; everything else stands for itself."""
+def lane(message: Message) -> Lane:
+    """wire: the cloud confirms every report of a device, and nothing else that is no request (wire.md §7.3)."""
+    return Lane.ANSWER if message.route.source == Source.TWIN else Lane.PROOF
+
+
+def report_key(message: Message) -> str:
+    """A whole state replaces the older state of the same thing; everything else stands for itself.
+
+    The report of a twin carries some of its properties, so it only replaces one that carries the same ones. The
+    steps of a node job and the publications of a topic are a history, and each is told.
+    """
     route = message.route
-    if route.operation in _STATES and route.resource not in (Path.TWIN, Path.MEMBERSHIP, ""):
-        return f"{route.source} {route.operation} {route.resource}"
-    return message.id
+    if route.operation not in _STATES or route.resource in _NO_THING:
+        return message.id
+    key = f"{route.source} {route.operation} {route.resource}"
+    if not route.resource.endswith("/twin/edge_updated"):
+        return key
+    try:
+        properties = sorted(_twins_decoder.decode(message.content_bytes()).twin)
+    except msgspec.MsgspecError:
+        return message.id
+    return f"{key} {','.join(properties)}"

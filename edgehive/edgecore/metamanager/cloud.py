@@ -56,9 +56,7 @@ class Cloud:
             raise Unreachable(f"the cloud cannot be reached: {error}") from error
 
     async def post(self, message: Message) -> None:
-        """Hand over a message nobody answers; raises Unreachable."""
-        if self._lost is None:
-            raise Unreachable("the cloud cannot be reached")
+        """Hand over a report, which the hub keeps until the cloud has it; raises Unreachable without a hub."""
         await self._send(message)
 
     async def answer(self, message: Message, content: msgspec.Raw) -> None:

@@ -10,7 +10,7 @@ Go: edge/pkg/metamanager
 import asyncio
 import logging
 import sqlite3
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -43,8 +43,6 @@ log = logging.getLogger("edgehive.metamanager")
 REQUEST_LIMIT = 1000
 #: Messages of the cloud in work at once; more wait in the mailbox.
 CLOUD_LIMIT = 64
-#: Events kept while there is no link; older ones make room.
-EVENT_LIMIT = 1000
 #: Deleted lives remembered, so that nothing on its way brings one back.
 ENDED_LIMIT = 4096
 #: Requests replayed at once after a reconnection.
@@ -83,7 +81,6 @@ class MetaManager:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Semaphore(CLOUD_LIMIT)
         self._requests = 0
-        self._events: deque[Message] = deque()
         self._untold: set[str] = set()
         self._unmourned: dict[str, Document] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -93,7 +90,7 @@ class MetaManager:
             "edgehive_meta_refused", "Messages of the cloud that were not stored.", ["why"], registry=registry
         )
         self._dropped = metrics.counter(
-            "edgehive_meta_dropped_events", "Events dropped while there was no link.", registry=registry
+            "edgehive_meta_dropped_events", "Events dropped because the hub took none.", registry=registry
         )
         self._connected = metrics.gauge("edgehive_meta_connected", "1 while the cloud is reachable.", registry=registry)
 
@@ -319,11 +316,9 @@ class MetaManager:
     async def _post(self, message: Message) -> None:
         try:
             await self._cloud.post(message)
-        except Unreachable:
-            if len(self._events) >= EVENT_LIMIT:
-                self._events.popleft()
-                self._dropped.inc()
-            self._events.append(message)
+        except Unreachable as error:
+            self._dropped.inc()
+            log.warning("%s is lost: %s", message.route.resource, error)
 
     # After a reconnection
 
@@ -336,7 +331,6 @@ class MetaManager:
 
     async def _replay_once(self) -> bool:
         """Deliver what is kept; True when something is left."""
-        await self._replay_events()
         room = asyncio.Semaphore(REPLAY_LIMIT)
         kept = await self._store.unanswered()
         async with asyncio.TaskGroup() as tasks:
@@ -350,14 +344,6 @@ class MetaManager:
                 await self._deliver(sequence, message, Resource.parse(message.route.resource))
             except ApiError as error:
                 log.info("%s: %s", message.route.resource, error)
-
-    async def _replay_events(self) -> None:
-        while self._events and self._cloud.connected:
-            try:
-                await self._cloud.post(self._events[0])
-            except Unreachable:
-                return
-            self._events.popleft()
 
     # Answers
 

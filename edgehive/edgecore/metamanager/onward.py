@@ -24,8 +24,6 @@ class Keep(Enum):
     ANSWER = "answer"
     #: The request itself, the newest per resource, until the cloud has answered it.
     UNTIL_ANSWERED = "until answered"
-    #: In memory while there is no link, the oldest dropped beyond a bound.
-    BUFFER = "buffer"
 
 
 class Ask(Enum):
@@ -82,7 +80,8 @@ _TOLD_TO_EDGED = frozenset({ResourceType.POD, ResourceType.CONFIG_MAP, ResourceT
 _CALL = Onward(keep=Keep.ANSWER, ask=Ask.CLOUD)
 _QUERY = Onward(keep=Keep.ANSWER, ask=Ask.CLOUD_OR_ROWS)
 _PATCH = Onward(keep=Keep.UNTIL_ANSWERED, ask=Ask.CLOUD)
-_POST = Onward(keep=Keep.BUFFER, post=True)
+#: The hub keeps it until the cloud has it.
+_POST = Onward(post=True)
 
 #: (operation, type) of requests from modules of this node.
 _FROM_EDGE: dict[tuple[str, str], Onward] = {

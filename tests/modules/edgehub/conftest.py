@@ -59,10 +59,14 @@ class Edge:
             return [(await self.meta.get()).content_bytes().decode() for _ in range(count)]
 
     async def send(
-        self, resource: str = "default/pod/p", operation: str = "response", source: str = "edged"
+        self,
+        resource: str = "default/pod/p",
+        operation: str = "response",
+        source: str = "edged",
+        content: object = "OK",
     ) -> Message:
         message = Message.of(
-            source=source, group="meta", operation=operation, resource=resource, content="OK", timestamp=1
+            source=source, group="meta", operation=operation, resource=resource, content=content, timestamp=1
         )
         await self.bus.send("websocket", message)
         return message

@@ -14,7 +14,6 @@ from edgehive.api.registry import (
     SECRETS,
     SERVICE_ACCOUNTS,
 )
-from edgehive.edgecore.metamanager import metamanager
 from edgehive.kit.clock import rfc3339
 from edgehive.kit.tasks import spawn
 from edgehive.kube.client import PatchType
@@ -243,16 +242,12 @@ async def test_a_pod_is_deleted_with_its_uid(node):
     assert sent.read(dict) == {"gracePeriodSeconds": 0, "preconditions": {"uid": "u1"}}
 
 
-async def test_events_wait_for_the_link_and_the_oldest_make_room(node, monkeypatch):
-    monkeypatch.setattr(metamanager, "EVENT_LIMIT", 3)
-    for number in range(5):
+async def test_events_go_to_the_hub_at_once_which_keeps_them_while_there_is_no_link(node):
+    for number in range(3):
         event = {"kind": "Event", "apiVersion": "v1", "metadata": {"name": f"e{number}", "namespace": "default"}}
         await node.client.create(EVENTS, event)
-    await node.client.list(PODS)  # everything before it has been taken in
-    await node.connect()
-    await node.hub.wait_for("insert", "default/event/e4")
-    names = [m.route.resource for m in node.hub.sent]
-    assert names == ["default/event/e2", "default/event/e3", "default/event/e4"]
+    await node.hub.wait_for("insert", "default/event/e2")
+    assert [m.route.resource for m in node.hub.sent] == [f"default/event/e{number}" for number in range(3)]
 
 
 async def test_what_an_edge_cannot_do_is_said_plainly(node):
