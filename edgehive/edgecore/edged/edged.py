@@ -134,6 +134,7 @@ class Edged:
                 seconds(self._kubelet.file_check_frequency),
             )
             await self._open_door(stack)
+            self._tell_of_node("Normal", "Starting", "Starting kubelet.")
             await self._work(ready)
 
     def _build(self) -> None:
