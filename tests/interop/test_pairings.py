@@ -5,6 +5,7 @@ Every test runs on every pairing there is; the node is deleted last. The wire.md
 
 import base64
 import json
+import sqlite3
 import sys
 from typing import Any
 
@@ -443,6 +444,34 @@ def heartbeat_after_restart(pairing: Pairing) -> None:
 
     first = renewed()
     pairing.until("the lease to be renewed", lambda: renewed() > first, seconds=90)
+
+
+def test_an_edge_that_lost_its_database_gets_everything_again(pairing: Pairing) -> None:
+    """Nothing changed in the cloud meanwhile, so nothing but the loss itself can bring the objects back."""
+    if pairing.cast.stock_cloudcore or pairing.cast.stock_edgecore:
+        pytest.skip("a stock half has no way to say or to hear what the edge holds")
+    pairing.apply(config_map("lost", state="found"))
+    pairing.apply(pod("finder", **mounted(state={"configMap": {"name": "lost"}})))
+    before = pairing.until_running("finder")
+    pairing.hosts.end_edgecore(kill=True)
+    for path in (pairing.hosts.data / "edge").glob("edgecore.db*"):
+        path.unlink()
+    pairing.hosts.start_edgecore()
+    wanted = {"default/pod/finder", "default/configmap/lost"}
+    pairing.until("the rows to be back", lambda: wanted <= rows(pairing))
+    heartbeat_after_restart(pairing)
+    assert containers(pairing.until_running("finder")) == containers(before)
+    assert runs(pairing, before)
+    pairing.delete_pods("finder")
+
+
+def rows(pairing: Pairing) -> set[str]:
+    """The keys of all objects in the edge's database."""
+    database = sqlite3.connect(f"file:{pairing.hosts.data / 'edge' / 'edgecore.db'}?mode=ro", uri=True)
+    try:
+        return {key for (key,) in database.execute("SELECT key FROM meta")}
+    finally:
+        database.close()
 
 
 def test_changes_made_while_cloudcore_is_down_arrive(pairing: Pairing) -> None:
