@@ -8,6 +8,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import aiohttp
 from aiohttp import web
@@ -89,7 +90,8 @@ async def accept(request: web.Request) -> tuple[Tunnel, web.WebSocketResponse]:
 
 def _aborting(transport: asyncio.BaseTransport | None) -> Callable[[], None]:
     def abort() -> None:
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.abort()
+        if transport is not None:
+            # uvloop's transports are of no class of asyncio's.
+            cast("asyncio.WriteTransport", transport).abort()
 
     return abort

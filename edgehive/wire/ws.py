@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import aiohttp
 from aiohttp import WSMsgType, web
@@ -208,8 +208,9 @@ class WebSocketLink:
         self._metrics.bytes.labels(direction).inc(size)
 
     def _abort(self) -> None:
-        if isinstance(self._transport, asyncio.WriteTransport):
-            self._transport.abort()
+        if self._transport is not None:
+            # uvloop's transports are of no class of asyncio's.
+            cast("asyncio.WriteTransport", self._transport).abort()
 
 
 def _close_text(received: Any) -> str:

@@ -1,166 +1,163 @@
-"""exec, attach and port-forward into real containers, over WebSocket as the Kubernetes clients speak it."""
+"""kubectl's streams to pods of a node behind the tunnel: no iptables, no way from the API server to the node."""
 
-import asyncio
 import json
-import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 
-import aiohttp
 import pytest
-from pod_site import Site, container, running
 
-pytestmark = [pytest.mark.containerd, pytest.mark.timeout(120)]
+from edgehive.edgesite.containerd import ContainerdUnavailable, preflight
+from edgehive.edgesite.images import HELLO
+from edgehive.testing.hosts import DemonstrationFailed, children
+from edgehive.testing.two_hosts import CLOUD, EDGE, NODE, TwoHosts, two_hosts
 
-STDIN, STDOUT, STDERR, STATUS, RESIZE = range(5)
-SPDY = {"Connection": "Upgrade", "Upgrade": "SPDY/3.1", "X-Stream-Protocol-Version": "v4.channel.k8s.io"}
+pytestmark = [pytest.mark.containerd, pytest.mark.kubectl, pytest.mark.timeout(240)]
 
-
-@asynccontextmanager
-async def stream(site: Site, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    async with (
-        asyncio.timeout(30),
-        aiohttp.ClientSession() as session,
-        session.ws_connect(site.door + path, protocols=["v4.channel.k8s.io"]) as socket,
-    ):
-        assert socket.protocol == "v4.channel.k8s.io"
-        yield socket
-
-
-async def everything(socket: aiohttp.ClientWebSocketResponse) -> dict[int, bytes]:
-    """What came on each channel until the other side ended the stream."""
-    found: dict[int, bytes] = {}
-    async for message in socket:
-        found[message.data[0]] = found.get(message.data[0], b"") + message.data[1:]
-    return found
-
-
-async def until_shown(socket: aiohttp.ClientWebSocketResponse, text: bytes) -> bytes:
-    seen = b""
-    while text not in seen:
-        message = await socket.receive_bytes()
-        assert message[0] in (STDOUT, STDERR), message
-        seen += message[1:]
-    return seen
+#: A cut link is noticed after 20 s of silence.
+NOTICED = 40.0
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "web", "namespace": "default"},
+    "spec": {
+        "nodeName": NODE,
+        "containers": [
+            {"name": "main", "image": HELLO, "imagePullPolicy": "IfNotPresent", "stdin": True},
+            {
+                "name": "ticker",
+                "image": HELLO,
+                "imagePullPolicy": "IfNotPresent",
+                "command": [
+                    "/bin/busybox",
+                    "sh",
+                    "-c",
+                    "i=0; while echo tick $i; do i=$((i+1)); sleep 0.2; done",
+                ],
+            },
+        ],
+    },
+}
 
 
-def status(found: dict[int, bytes]) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(found[STATUS])
-    return told
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    wrong = "" if shutil.which("kubectl") else "kubectl is needed"
+    try:
+        preflight()
+    except ContainerdUnavailable as error:
+        wrong = str(error)
+    if wrong:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(wrong)
+    with two_hosts(lambda _: None) as hosts:
+        path = hosts.data / "pod.json"
+        path.write_text(json.dumps(POD))
+        hosts.kubectl("apply", "-f", str(path))
+        phase = ("get", "pod", "web", "-o", "jsonpath={.status.phase}")
+        hosts.until("the pod to run", lambda: hosts.kubectl(*phase) == "Running")
+        hosts.until("the tunnel", lambda: "hello" in works(hosts, "exec", "web", "--", "/bin/busybox", "echo", "hello"))
+        yield hosts
 
 
-async def test_exec_gives_output_errors_and_the_exit_code(site: Site) -> None:
-    async with site.edged():
-        await site.create("web")
-        await site.status("web", running)
-        command = "command=sh&command=-c&command=echo+out;+echo+err+>%262;+exit+7"
-        async with stream(site, f"/exec/default/web/c?{command}&output=1&error=1") as socket:
-            found = await everything(socket)
-        assert (found[STDOUT], found[STDERR]) == (b"out\n", b"err\n")
-        assert status(found)["reason"] == "NonZeroExitCode"
-        assert status(found)["details"]["causes"] == [{"reason": "ExitCode", "message": "7"}]
-        async with stream(site, "/exec/default/web/c?command=true&output=1&error=1") as socket:
-            assert status(await everything(socket))["status"] == "Success"
+def works(hosts: TwoHosts, *words: str) -> str:
+    try:
+        return hosts.kubectl(*words)
+    except DemonstrationFailed:
+        return ""
 
 
-async def test_a_shell_reads_what_is_typed_and_a_terminal_has_a_size(site: Site) -> None:
-    async with site.edged():
-        await site.create("web")
-        await site.status("web", running)
-        async with stream(site, "/exec/default/web/c?command=sh&input=1&output=1&error=1") as socket:
-            await socket.send_bytes(b"\x00echo ready; read line; echo got $line\n")
-            await until_shown(socket, b"ready\n")
-            await socket.send_bytes(b"\x00hello\n")
-            await until_shown(socket, b"got hello\n")
-            await socket.send_bytes(b"\x00exit 3\n")
-            assert status(await everything(socket))["details"]["causes"][0]["message"] == "3"
-        async with stream(site, "/exec/default/web/c?command=sh&input=1&output=1&tty=1") as socket:
-            await socket.send_bytes(bytes([RESIZE]) + json.dumps({"Width": 123, "Height": 45}).encode())
-            await socket.send_bytes(b"\x00until stty size | grep 45; do sleep 0.1; done\n")
-            await until_shown(socket, b"45 123")
-            await socket.send_bytes(b"\x00exit\n")
-            assert status(await everything(socket))["status"] == "Success"
+def start(hosts: TwoHosts, *words: str) -> "subprocess.Popen[str]":
+    command = hosts.cloud.command("kubectl", f"--kubeconfig={hosts.kubeconfig}", *words)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-async def test_four_megabytes_go_in_and_out_unharmed(site: Site) -> None:
-    async with site.edged():
-        await site.create("web")
-        await site.status("web", running)
-        async with stream(
-            site, "/exec/default/web/c?command=head&command=-c&command=4194304&input=1&output=1"
-        ) as socket:
-            block = bytes(range(256)) * 128
-
-            async def type_it() -> None:
-                for _ in range(4194304 // len(block)):
-                    await socket.send_bytes(b"\x00" + block)
-
-            typing = asyncio.ensure_future(type_it())
-            found = await everything(socket)
-            await typing
-        assert found[STDOUT] == block * (4194304 // len(block))
+def stop(program: "subprocess.Popen[str]") -> None:
+    """`nsenter` has kubectl for a child."""
+    for pid in children(program.pid):
+        os.kill(pid, signal.SIGTERM)
+    program.communicate(timeout=10)
 
 
-async def test_attach_joins_the_containers_own_process(site: Site) -> None:
-    async with site.edged():
-        pod = container("while read line; do echo got $line; done; echo end", stdin=True, stdinOnce=True)
-        await site.create("reader", containers=[pod], restartPolicy="Never")
-        await site.status("reader", running)
-        async with stream(site, "/attach/default/reader/c?input=1&output=1&error=1") as socket:
-            await socket.send_bytes(b"\x00one\n")
-            await until_shown(socket, b"got one\n")
-        # stdinOnce: when the first client leaves, the process sees the end of its input.
-        await site.status("reader", lambda told: told.get("phase") == "Succeeded")
-        assert site.log("reader") == "got one\nend"
+def test_the_node_shows_the_cloud_first_and_itself_second(hosts: TwoHosts) -> None:
+    node = json.loads(hosts.kubectl("get", "node", NODE, "-o", "json"))
+    shown = [item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP"]
+    assert shown == [CLOUD, EDGE]
+    assert node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"] == 10003
 
 
-async def test_a_pods_port_is_reached_through_the_node(site: Site) -> None:
-    async with site.edged():
-        await site.create("web", containers=[container("while true; do echo hello | nc -l -p 8080; done")])
-        await site.status("web", running)
-        async with stream(site, "/portForward/default/web?port=8080") as socket:
-            data, errors = await socket.receive_bytes(), await socket.receive_bytes()
-            assert {data, errors} == {bytes([0]) + struct.pack("<H", 8080), bytes([1]) + struct.pack("<H", 8080)}
-            assert await socket.receive_bytes() == b"\x00hello\n"
+def test_logs_from_the_beginning_the_end_and_as_they_come(hosts: TwoHosts) -> None:
+    assert "serving on port" in hosts.kubectl("logs", "web", "-c", "main")
+    lines = hosts.kubectl("logs", "web", "-c", "ticker", "--tail=2").splitlines()
+    assert len(lines) == 2 and lines[0].startswith("tick ")
+    following = start(hosts, "logs", "-f", "web", "-c", "ticker", "--tail=1")
+    assert following.stdout is not None
+    numbers = [int(following.stdout.readline().split()[1]) for _ in range(4)]
+    assert numbers == list(range(numbers[0], numbers[0] + 4))
+    stop(following)
 
 
-async def test_spdy_is_agreed_upon_with_the_runtime(site: Site) -> None:
-    async with site.edged():
-        await site.create("web")
-        await site.status("web", running)
-        host, _, port = site.door.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        head = "".join(f"{name}: {value}\r\n" for name, value in SPDY.items())
-        writer.write(f"POST /exec/default/web/c?command=ls&output=1 HTTP/1.1\r\nHost: {host}\r\n{head}\r\n".encode())
-        async with asyncio.timeout(10):
-            answer = await reader.readuntil(b"\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 101")
-        assert b"SPDY/3.1" in answer
-        assert b"v4.channel.k8s.io" in answer
-        writer.close()
+def test_exec_passes_input_output_errors_and_the_exit_code(hosts: TwoHosts) -> None:
+    script = "cat; echo oops >&2; exit 3"
+    running = start(hosts, "exec", "-i", "web", "-c", "main", "--", "/bin/busybox", "sh", "-c", script)
+    out, errors = running.communicate("line\n" * 20000, timeout=60)
+    assert (out, running.returncode) == ("line\n" * 20000, 3)
+    assert errors.startswith("oops\n")
 
 
-async def test_collectors_find_what_a_kubelet_offers(site: Site) -> None:
-    async with site.edged(), aiohttp.ClientSession() as session:
-        probe = {"exec": {"command": ["true"]}, "periodSeconds": 1}
-        await site.create("web", containers=[container(readinessProbe=probe)])
-        await site.status("web", running)
-        pages = {}
-        for path in ("resource", "cadvisor", "probes"):
-            async with session.get(f"{site.door}/metrics/{path}") as answer:
-                assert answer.status == 200
-                pages[path] = await answer.text()
-        async with session.get(f"{site.door}/stats/summary") as answer:
-            (pod,) = (await answer.json())["pods"]
-    where = 'container="c",namespace="default",pod="web"'
-    for name in ("cpu_usage_seconds_total", "memory_working_set_bytes", "start_time_seconds"):
-        assert f"container_{name}{{{where}}}" in pages["resource"]
-    assert "node_cpu_usage_seconds_total " in pages["resource"]
-    assert "resource_scrape_error 0.0" in pages["resource"]
-    assert 'image="localhost/busybox:1"' in pages["cadvisor"]
-    assert "container_network_receive_bytes_total{" in pages["cadvisor"]
-    assert 'result="successful"' in pages["probes"]
-    assert pod["network"]["rxBytes"] >= 0
-    assert pod["podRef"]["name"] == "web"
-    assert pod["containers"][0]["startTime"]
+def test_attach_shows_what_a_container_says(hosts: TwoHosts) -> None:
+    attached = start(hosts, "attach", "web", "-c", "ticker")
+    assert attached.stdout is not None
+    assert any(attached.stdout.readline().startswith("tick ") for _ in range(5))
+    stop(attached)
+
+
+def test_port_forward_reaches_a_pods_server(hosts: TwoHosts) -> None:
+    forwarding = start(hosts, "port-forward", "pod/web", "18080:8080")
+    assert forwarding.stdout is not None
+    assert "Forwarding" in forwarding.stdout.readline()
+    fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:18080/', timeout=10).read().decode())"
+    for _ in range(3):
+        assert "Hello from web" in hosts.cloud.run("python3", "-c", fetch)
+    stop(forwarding)
+
+
+def test_a_file_is_copied_there_and_back(hosts: TwoHosts) -> None:
+    original, back = hosts.data / "original", hosts.data / "back"
+    original.write_bytes(os.urandom(3_000_000))
+    hosts.kubectl("cp", str(original), "web:/tmp/copy", "-c", "main")
+    hosts.kubectl("cp", "web:/tmp/copy", str(back), "-c", "main")
+    assert back.read_bytes() == original.read_bytes()
+
+
+def test_top_and_the_nodes_own_metrics(hosts: TwoHosts) -> None:
+    assert "nodeName" in hosts.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/stats/summary")
+    assert "# TYPE" in hosts.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/metrics/resource")
+    hosts.until("figures of the node", lambda: NODE in works(hosts, "top", "node"))
+    hosts.until("figures of the pod", lambda: "web" in works(hosts, "top", "pod"))
+
+
+def test_a_cut_cable_ends_streams_with_one_clear_error_and_nothing_hangs(hosts: TwoHosts) -> None:
+    following = start(hosts, "logs", "-f", "web", "-c", "ticker", "--tail=1")
+    executing = start(hosts, "exec", "web", "-c", "main", "--", "/bin/busybox", "sleep", "1000")
+    assert following.stdout is not None
+    following.stdout.readline()
+    hosts.cut()
+    try:
+        began = time.perf_counter()
+        _, errors = following.communicate(timeout=NOTICED)
+        assert following.returncode != 0 or "unexpected EOF" in errors
+        executing.communicate(timeout=NOTICED)
+        assert executing.returncode != 0
+        assert time.perf_counter() - began < NOTICED
+        with pytest.raises(DemonstrationFailed, match=f"node {NODE} has no tunnel to this cloudcore"):
+            hosts.kubectl("logs", "web", "-c", "main")
+        with pytest.raises(DemonstrationFailed, match="has no tunnel to this cloudcore"):
+            hosts.kubectl("exec", "web", "-c", "main", "--", "/bin/busybox", "true")
+    finally:
+        hosts.restore()
+    hosts.until("logs after the cut", lambda: "serving" in works(hosts, "logs", "web", "-c", "main"), seconds=60)
+    assert hosts.kubectl("exec", "web", "-c", "main", "--", "/bin/busybox", "echo", "again") == "again\n"

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from edgehive.api.registry import ApiResource
 from edgehive.kube.client import Client
-from edgehive.kube.errors import Forbidden
+from edgehive.kube.errors import ApiError, Forbidden, Unauthorized
 from edgehive.wire.ws import subject_of
 
 log = logging.getLogger("edgehive.cloudstream")
@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """The caller may not; the text says why and names the mend."""
+    """The caller is not served; the text says why and names the mend."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Caller(NamedTuple):
@@ -69,7 +69,7 @@ class Callers:
         try:
             caller = await self._caller(request)
             if why := await self._refusal(caller, question):
-                raise Refused(403, why)
+                raise Refused(Forbidden(why))
         except Refused as refused:
             if self._enforce:
                 raise
@@ -82,14 +82,15 @@ class Callers:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Refused(
-                401,
-                "this port wants a client certificate of the cluster's CA: start kube-apiserver with "
-                "--kubelet-client-certificate, or set cloudStream.authentication to audit",
+                Unauthorized(
+                    "this port wants a client certificate of the cluster's CA: start kube-apiserver with "
+                    "--kubelet-client-certificate, or set cloudStream.authentication to audit"
+                )
             )
         key = hashlib.sha256(token.strip().encode()).digest()
         caller = await _kept(self._users, key, lambda: self._token_user(token.strip()))
         if caller is None:
-            raise Refused(401, "the bearer token is none of this cluster")
+            raise Refused(Unauthorized("the bearer token is none of this cluster"))
         return caller
 
     async def _token_user(self, token: str) -> tuple[float, Caller | None]:

@@ -9,16 +9,17 @@ Go: cloud/pkg/cloudstream/{streamserver,containerlog_connection,containerexec_co
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from edgehive.cloudcore.cloudstream.callers import Callers, Question, Refused
+from edgehive.cloudcore.cloudstream.farewell import SpdyWithFarewell
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.kit import metrics
 from edgehive.kit.relay import Duplex, hijack, is_upgrade, relay
-from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from edgehive.wire import tunnel
 from edgehive.wire.streams import PIECE, Stream, StreamBroken
 from edgehive.wire.tunnel import Connect, FrameType
@@ -78,22 +79,30 @@ class KubeletFace:
         try:
             response = await handler(request)
         except web.HTTPNotFound:
-            return self._failure(request, "other", 404, f"{request.path} is nothing that the stream port serves")
+            text = f"{request.path} is nothing that the stream port serves"
+            return self._failure(request, "other", NotFound(text))
         except Refused as refused:
-            return self._failure(request, kind, refused.status, str(refused))
+            return self._failure(request, kind, refused.error)
         except StreamBroken as error:
-            return self._failure(request, kind, 503, str(error))
+            return self._failure(request, kind, ServiceUnavailable(str(error)))
         except NotFound as error:
-            return self._failure(request, kind, 404, str(error))
+            return self._failure(request, kind, error)
         except (ApiError, TimeoutError) as error:
-            return self._failure(request, kind, 503, f"the API server does not answer cloudcore: {error}")
+            text = f"the API server does not answer cloudcore: {error or 'no answer in time'}"
+            return self._failure(request, kind, ServiceUnavailable(text))
         self._asked.labels(kind, "answered").inc()
         return response
 
-    def _failure(self, request: web.Request, kind: str, status: int, text: str) -> web.Response:
+    def _failure(self, request: web.Request, kind: str, error: ApiError) -> web.Response:
+        """In the form in which whoever asks shows the text to a person."""
         self._asked.labels(kind, "refused").inc()
-        log.warning("%s %s: %s", request.method, request.path, text)
-        return web.Response(status=status, text=text + "\n")
+        log.warning("%s %s: %s", request.method, request.path, error)
+        if is_upgrade(request):
+            # A client that wanted a stream takes a plain text for YAML, and a colon in it for an empty Status.
+            return web.json_response(error.to_dict(), status=error.code)
+        # kube-apiserver passes on what 400, 404 and 500 say, and drops the words of a 503.
+        status = 500 if error.code == ServiceUnavailable.code else error.code
+        return web.Response(status=status, text=f"{error}\n")
 
     # Which node
 
@@ -101,7 +110,7 @@ class KubeletFace:
         namespace, pod = request.match_info["namespace"], request.match_info["pod"]
         node = await self._locate(namespace, pod)
         if not node:
-            raise Refused(400, f"pod {namespace}/{pod} is not bound to a node yet")
+            raise Refused(BadRequest(f"pod {namespace}/{pod} is not bound to a node yet"))
         return node
 
     def _metrics_node(self, request: web.Request) -> str:
@@ -115,10 +124,9 @@ class KubeletFace:
         host = request.host.rpartition(":")[0] if ":" in request.host else request.host
         node = self._tunnels.node_at(host.strip("[]"))
         if node is None:
-            raise Refused(
-                404,
+            raise NotFound(
                 f"{host} is no address of a node with a tunnel here: ask through the API server, "
-                "/api/v1/nodes/<node>/proxy/metrics",
+                "/api/v1/nodes/<node>/proxy/metrics"
             )
         return node
 
@@ -172,7 +180,7 @@ class KubeletFace:
             # A WebSocket begins with GET, and what it does is create all the same.
             await self._permit(request, "create", node, "proxy")
             if not is_upgrade(request):
-                raise Refused(400, f"{request.path} needs an upgrade to SPDY/3.1 or WebSocket")
+                raise Refused(BadRequest(f"{request.path} needs an upgrade to SPDY/3.1 or WebSocket"))
             return await self._relay(request, node, type)
 
         return handle
@@ -186,7 +194,7 @@ class KubeletFace:
             taken = hijack(request)
             taken.stream.writer.write(answer)
             # Either end's end is the end of both: the tunnel has no half-closed streams.
-            await relay(taken.stream, Duplex(stream, stream), linger=0.0)
+            await relay(taken.stream, Duplex(SpdyWithFarewell(answer, stream), stream), linger=0.0)
             return taken
         finally:
             stream.close()
@@ -198,7 +206,7 @@ class KubeletFace:
         try:
             data = tunnel.encode_connect(Connect(stream.id, url, _header(request), method))
             if len(data) > tunnel.MAX_CONNECT:
-                raise Refused(431, f"the request line and headers exceed {tunnel.MAX_CONNECT} bytes")
+                raise Refused(BadRequest(f"the request line and headers exceed {tunnel.MAX_CONNECT} bytes"))
             await stream.ask(type, data)
         except BaseException:
             stream.close()
@@ -224,5 +232,6 @@ def _header(request: web.Request) -> dict[str, list[str]]:
 
 
 def _abort(request: web.Request) -> None:
-    if isinstance(request.transport, asyncio.WriteTransport):
-        request.transport.abort()
+    if request.transport is not None:
+        # uvloop's transports are of no class of asyncio's.
+        cast("asyncio.WriteTransport", request.transport).abort()

@@ -7,6 +7,7 @@ Go: pkg/stream/edged{logs,metrics,exec,attach}connection.go
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -15,6 +16,7 @@ import aiohttp
 
 from edgehive.kit.relay import Duplex, relay
 from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.kube.errors import ServiceUnavailable
 from edgehive.wire import tunnel
 from edgehive.wire.link import ProtocolError
 from edgehive.wire.streams import PIECE, Stream, StreamBroken
@@ -96,10 +98,10 @@ class LocalKubelet:
     async def _excuse(self, stream: Stream, error: Exception) -> None:
         """One sentence in the place of a body; a body that has begun is marked as broken off."""
         begun = stream.answering
-        await stream.send_head(Head(502, "text/plain; charset=utf-8"))
+        await stream.send_head(Head(500, "text/plain; charset=utf-8"))
         if begun:
             return
-        stream.write(self._unreachable(error).encode())
+        stream.write(f"{self._unreachable(error)}\n".encode())
         await stream.drain()
 
     # Byte streams
@@ -109,7 +111,7 @@ class LocalKubelet:
             async with asyncio.timeout(DIAL_SECONDS):
                 reader, writer = await asyncio.open_connection(self._host, self._port, limit=PIECE)
         except (OSError, TimeoutError) as error:
-            stream.write(_bad_gateway(self._unreachable(error)))
+            stream.write(_unavailable(self._unreachable(error)))
             await stream.drain()
             return
         writer.write(self._request_head(connect))
@@ -128,7 +130,7 @@ class LocalKubelet:
 
     def _unreachable(self, error: Exception) -> str:
         why = "no answer in time" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
-        return f"the kubelet of this node at {self._authority} cannot be reached: {why}; is edged running?\n"
+        return f"the kubelet of this node at {self._authority} cannot be reached: {why}; is edged running?"
 
 
 def _headers(connect: Connect) -> list[tuple[str, str]]:
@@ -141,10 +143,11 @@ def _headers(connect: Connect) -> list[tuple[str, str]]:
     return [*passed, ("Accept-Encoding", "identity")]
 
 
-def _bad_gateway(text: str) -> bytes:
-    body = text.encode()
+def _unavailable(text: str) -> bytes:
+    """An answer to an upgrade: a Status, for clients take a plain text for YAML."""
+    body = json.dumps(ServiceUnavailable(text).to_dict()).encode()
     head = (
-        "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body

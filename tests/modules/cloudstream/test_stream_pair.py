@@ -1,6 +1,7 @@
 """Requests of the API server through both ends of the tunnel to the kubelet, and what is said where there is no way."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -9,6 +10,7 @@ from edgehive.testing.streams import NODE, StreamPair, edge_stream, stream_pair
 from edgehive.wire.streams import PIECE, WINDOW
 
 LOG = "/containerLogs/default/web/c"
+NO_TUNNEL = "node n2 has no tunnel to this cloudcore: it is offline, or its modules.edgeStream is off"
 UPGRADES = [
     "POST /exec/default/web/c?command=cat&input=1&output=1",
     "GET /exec/default/web/7d1f/c?command=cat",
@@ -160,8 +162,8 @@ async def test_a_slow_reader_holds_up_its_own_writer_and_nobody_else() -> None:
         ("GET /containerLogs/default/unbound/c", 400, "pod default/unbound is not bound to a node yet"),
         (
             "GET /containerLogs/default/elsewhere/c",
-            503,
-            "node n2 has no tunnel to this cloudcore: it is offline, or its modules.edgeStream is off",
+            500,
+            NO_TUNNEL,
         ),
         ("POST /exec/default/web/c?command=ls", 400, "/exec/default/web/c needs an upgrade to SPDY/3.1 or WebSocket"),
         ("GET /pods", 404, "/pods is nothing that the stream port serves"),
@@ -173,16 +175,38 @@ async def test_what_cannot_be_served_is_one_sentence(request_line: str, status: 
         assert (answer.status, await answer.text()) == (status, sentence)
 
 
+@pytest.mark.parametrize("kind", ["exec", "attach", "portForward"])
+async def test_who_asks_for_a_stream_is_told_in_a_status(kind: str) -> None:
+    async with stream_pair() as pair:
+        for pod, code, sentence in (
+            (
+                "elsewhere",
+                503,
+                NO_TUNNEL,
+            ),
+            ("nowhere", 404, 'pods "nowhere" not found'),
+        ):
+            answer = await pair.upgrade(f"POST /{kind}/default/{pod}/c?command=ls")
+            status = json.loads(await answer.body())
+            assert (answer.status, status["kind"], status["code"], status["message"]) == (
+                code,
+                "Status",
+                code,
+                sentence,
+            )
+
+
 async def test_a_kubelet_that_does_not_answer_is_one_sentence() -> None:
     async with stream_pair(edge=False) as pair:
         edge = spawn(edge_stream(pair.door, 1).run(lambda: None), name="edgestream")
         try:
             await pair.connected()
             log = await pair.ask(f"GET {LOG}")
+            assert log.status == 500
+            assert "kubelet of this node at 127.0.0.1:1 cannot be reached" in await log.text()
             exec = await pair.upgrade(UPGRADES[0])
-            for answer in (log, exec):
-                assert answer.status == 502
-                assert "kubelet of this node at 127.0.0.1:1 cannot be reached" in await answer.text()
+            assert exec.status == 503
+            assert "kubelet of this node at 127.0.0.1:1 cannot be reached" in json.loads(await exec.body())["message"]
         finally:
             await cancel_and_join(edge)
 
@@ -212,16 +236,14 @@ async def test_a_cut_ends_every_stream_and_the_next_tunnel_serves_again() -> Non
 async def test_a_request_that_waits_for_its_answer_when_the_tunnel_is_cut_is_told() -> None:
     async with stream_pair() as pair:
         pair.kubelet.silent = True
-        reader, writer = await pair.send(UPGRADES[0], ("Connection: Upgrade", "Upgrade: SPDY/3.1"))
+        asking = spawn(pair.upgrade(UPGRADES[0]), name="ask")
         async with asyncio.timeout(10):
             while not _carrier(pair).streams:
                 await asyncio.sleep(0)
             _carrier(pair)._abort()
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            assert head.startswith("HTTP/1.1 503")
-            assert b"the tunnel to the node was lost" in await reader.readline()
-        writer.close()
-        await writer.wait_closed()
+            answer = await asking
+        assert answer.status == 503
+        assert "the tunnel to the node was lost" in json.loads(await answer.body())["message"]
 
 
 async def test_a_newer_tunnel_takes_the_older_ones_place() -> None:
