@@ -73,10 +73,8 @@ def answered_object(document: Document, resource: Resource) -> Document:
 
 
 def deleted_uid(content: bytes) -> str:
-    """Which life a `delete` means; raises BadObject when it does not say."""
-    document = _object(content)
-    _require("metadata.uid", document.meta.uid)
-    return document.meta.uid
+    """Which life a `delete` means; "" where stock cloudcore confirms the deletion of a pod it does not know."""
+    return _object(content).meta.uid
 
 
 def with_kind(document: Document, resource: Resource) -> Document:
