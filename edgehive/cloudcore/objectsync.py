@@ -93,7 +93,7 @@ class DeliveryRecords:
         self._syncs = (informers.of(OBJECT_SYNCS), informers.of(CLUSTER_OBJECT_SYNCS))
         self._records: dict[Key, Record] = {}
         self._nodes: dict[str, dict[Key, Record]] = {}
-        self._strays: dict[str, dict[ObjectRef, None]] = {}
+        self._strays: dict[str, dict[ObjectRef, int]] = {}
         self._dirty: OrderedDict[Key, Record] = OrderedDict()
         self._wake = asyncio.Event()
         self._loaded = asyncio.Event()
@@ -186,12 +186,12 @@ class DeliveryRecords:
                 record.acked = version
                 lacking += 1
         strays = [ref for ref in held if self._is_stray(node, ref)][:STRAY_LIMIT]
-        self._strays[node] = dict.fromkeys(strays)
+        self._strays[node] = {ref: held[ref] for ref in strays}
         return lacking, len(strays)
 
-    def strays(self, node: str) -> list[ObjectRef]:
-        """The unrecorded objects of the node's last inventory that nobody has dealt with."""
-        return list(self._strays.get(node, ()))
+    def strays(self, node: str) -> list[tuple[ObjectRef, int]]:
+        """The unrecorded objects of the node's last inventory, and their versions, that nobody has dealt with."""
+        return list(self._strays.get(node, {}).items())
 
     def dealt_with(self, node: str, stray: ObjectRef) -> None:
         """Should it still be there, the next inventory names it again."""

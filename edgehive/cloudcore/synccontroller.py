@@ -27,8 +27,8 @@ from edgehive.kit.clock import unix_millis
 from edgehive.kube.errors import ApiError, NotFound
 from edgehive.kube.informer import Changes, Informer
 from edgehive.wire import inventory
-from edgehive.wire.names import CloudModule, Operation, Source
-from edgehive.wire.resource import add_node, strip_node
+from edgehive.wire import resource as paths
+from edgehive.wire.names import CloudModule, Group, Operation, Source
 
 log = logging.getLogger("edgehive.synccontroller")
 
@@ -71,7 +71,7 @@ class SyncController:
             ready()
             async for message in self._mailbox:
                 if message.route.operation == Operation.CONNECT:
-                    self._mark(strip_node(message.route.resource)[0])
+                    self._mark(paths.strip_node(message.route.resource)[0])
 
     def _mark(self, node: str) -> None:
         self._due[node] = None
@@ -107,8 +107,8 @@ class SyncController:
 
     async def _compare_node(self, node: str) -> None:
         """Send a node what it misses, deletions first."""
-        for ref in self._records.strays(node):
-            await self._end_stray(node, ref)
+        for ref, version in self._records.strays(node):
+            await self._mend_stray(node, ref, version)
             self._records.dealt_with(node, ref)
         if self._nodes.get(node) is None and not await self._exists(node):
             self._records.forget_node(node)
@@ -132,11 +132,27 @@ class SyncController:
             return
         await self._send(_deletion(record.node, record.ref))
 
-    async def _end_stray(self, node: str, ref: ObjectRef) -> None:
+    async def _mend_stray(self, node: str, ref: ObjectRef, version: int) -> None:
         """An object that only the node knows of ends there; one that lives is not sent for being claimed."""
-        current = await self._lookup(ref)
-        if _resource(ref) is not NODES and (current is None or current.meta.uid != ref.uid):
+        current, resource = await self._lookup(ref), _resource(ref)
+        if resource is NODES:
+            return
+        if current is None or current.meta.uid != ref.uid:
             await self._send(_deletion(node, ref))
+        elif resource in (CONFIG_MAPS, SECRETS) and _version(current) > version:
+            await self._ask_for(node, ref)
+
+    async def _ask_for(self, node: str, ref: ObjectRef) -> None:
+        """Ask edgecontroller in the node's place, which answers the node if a pod of it needs the object."""
+        path = paths.of(_resource(ref).edge_type, ref.namespace, ref.name, node)
+        question = Message.of(
+            source=Source.EDGED,
+            group=Group.META,
+            operation=Operation.QUERY,
+            resource=str(path),
+            timestamp=self._now(),
+        )
+        await self._hand_over(CloudModule.EDGE_CONTROLLER, node, question)
 
     def _unrecorded_pods(self, node: str) -> list[Down]:
         """Pods of the node that were never handed to the hub, or got lost on the way when a module failed."""
@@ -176,15 +192,18 @@ class SyncController:
 
     async def _send(self, down: Down) -> None:
         # wire: these messages come in edgecontroller's name
-        await self._hand_over(down.node, down_message(down, source=Source.EDGE_CONTROLLER, timestamp=self._now()))
+        await self._hand_over(
+            CloudModule.CLOUD_HUB, down.node, down_message(down, source=Source.EDGE_CONTROLLER, timestamp=self._now())
+        )
 
     async def _ask_what_it_holds(self, node: str) -> None:
         question = inventory.question(timestamp=self._now())
-        await self._hand_over(node, question.with_route(resource=add_node(node, question.route.resource)))
+        question = question.with_route(resource=paths.add_node(node, question.route.resource))
+        await self._hand_over(CloudModule.CLOUD_HUB, node, question)
 
-    async def _hand_over(self, node: str, message: Message) -> None:
+    async def _hand_over(self, module: str, node: str, message: Message) -> None:
         try:
-            await self._deps.bus.send(CloudModule.CLOUD_HUB, message)
+            await self._deps.bus.send(module, message)
         except (NoSuchModule, MailboxFull) as error:
             log.warning("node %s is compared again later: %s", node, error)
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, node)

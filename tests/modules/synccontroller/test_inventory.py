@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from edgehive.api.registry import OBJECT_SYNCS, PODS, SECRETS
+from edgehive.api.registry import CONFIG_MAPS, OBJECT_SYNCS, PODS, SECRETS
 from edgehive.beehive.message import Message
 from edgehive.testing.cloud import Cloud, cloud
 from edgehive.testing.cluster import Cluster
@@ -131,3 +131,21 @@ async def test_a_pod_without_a_record_is_found_when_its_node_connects() -> None:
         edge = await it.edge("n1", register=False, holds=())
         message: Message = await edge.expect_object("default/pod/web")
         assert message.read(dict)["metadata"]["uid"] == web.uid
+
+
+async def test_a_node_that_came_back_gets_what_its_pods_need_and_it_holds_in_an_old_version() -> None:
+    async with cloud() as it:
+        body = {"metadata": {"name": "settings", "namespace": "default"}, "data": {"k": "new"}}
+        settings = await it.client.create(CONFIG_MAPS, body, "default")
+        edge = await it.edge("n1")
+        volumes = [{"name": "v", "configMap": {"name": "settings"}}]
+        pod = await it.pod("web", "n1", volumes=volumes)
+        await edge.expect_object("default/pod/web")
+        await edge.close()
+        holds = [
+            held("pod", "web", pod.meta.uid, pod.meta.resource_version),
+            held("configmap", "settings", settings.meta.uid, "1"),
+        ]
+        edge = await it.edge("n1", register=False, holds=holds)
+        answer = await edge.expect(lambda message: message.route.resource == "default/configmap/settings")
+        assert answer.read(dict)["data"] == {"k": "new"}
