@@ -134,6 +134,8 @@ class Notes:
     failures: dict[str, Failure] = field(default_factory=dict)
     #: container id -> why it must be replaced (liveness or startup probe).
     unhealthy: dict[str, str] = field(default_factory=dict)
+    #: container id -> the grace its probe gives it when it is replaced, where that is not the pod's.
+    grace: dict[str, int] = field(default_factory=dict)
     #: container id -> verdict of the readiness probe; only containers that have one.
     readiness: dict[str, bool] = field(default_factory=dict)
     #: container id -> whether the startup probe passed; only containers that have one.
@@ -472,10 +474,11 @@ class _Draft:
 
     def _keep_or_stop(self, container: Container, seen: ObservedContainer) -> None:
         message = self.notes.unhealthy.get(seen.id, "")
+        grace = self.notes.grace.get(seen.id, self._grace)
         if seen.spec_hash and seen.spec_hash != spec_hash(container):
-            message = f"Container {container.name} definition changed, will be restarted"
+            message, grace = f"Container {container.name} definition changed, will be restarted", self._grace
         if message:
-            self.actions.append(StopContainer(seen.id, seen.name, self._grace, message))
+            self.actions.append(StopContainer(seen.id, seen.name, grace, message))
 
     def _ensure(self, container: Container, seen: ObservedContainer | None, *, init: bool = False) -> None:
         """Get this container running, or note why it has to wait."""

@@ -160,6 +160,8 @@ class PodWorker:
             self.notes.unhealthy[verdict.container_id] = (
                 f"Container {verdict.container} failed {probe} probe, will be restarted"
             )
+            if verdict.grace is not None:
+                self.notes.grace[verdict.container_id] = verdict.grace
         self.wake()
 
     # its life
@@ -274,6 +276,7 @@ class PodWorker:
             case StopContainer():
                 await runtime.stop_container(self.pod, action)
                 self.notes.unhealthy.pop(action.id, None)
+                self.notes.grace.pop(action.id, None)
             case StopPod():
                 await self._stop(action)
             case RemoveContainer(container_id):

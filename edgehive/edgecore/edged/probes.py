@@ -31,7 +31,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A probe's verdict after its thresholds. `message` says what the last shot found."""
+    """A probe's verdict after its thresholds. `message` says what the last shot found, `grace` the probe's own one."""
 
     pod: Pod
     container: str
@@ -39,6 +39,7 @@ class Verdict:
     kind: Kind
     healthy: bool
     message: str = ""
+    grace: int | None = None
 
 
 #: Called on a change of verdict.
@@ -121,7 +122,8 @@ class Prober:
             now = threshold.count(not trouble)
             if now is not None and now != verdict:
                 verdict = now
-                self._changed(Verdict(pod, target.container.name, target.container_id, kind, now, trouble))
+                grace = probe.termination_grace_period_seconds
+                self._changed(Verdict(pod, target.container.name, target.container_id, kind, now, trouble, grace))
             if kind is Kind.STARTUP and verdict is not None:
                 return
             await asyncio.sleep(max(1, probe.period_seconds))

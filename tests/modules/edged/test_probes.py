@@ -63,6 +63,16 @@ async def test_a_failing_liveness_probe_restarts_the_container_ever_later(rig: R
     assert backing_off.startswith("Back-off restarting failed container c in pod web_default(")
 
 
+@pytest.mark.parametrize(("settings", "grace"), [({"terminationGracePeriodSeconds": 3}, 3), ({}, 40)])
+async def test_a_probes_own_grace_is_given_where_it_has_one(rig: Rig, settings: dict[str, Any], grace: int) -> None:
+    await rig.boot()
+    answering(rig, liveness=False)
+    pod = probed(liveness={"periodSeconds": 1, "failureThreshold": 1, **settings})
+    await rig.start("web", containers=pod, terminationGracePeriodSeconds=40)
+    await rig.until("web", lambda told: first(told)["restartCount"] == 1)
+    assert next(iter(rig.runtime.stops.values())) == grace
+
+
 async def test_readiness_decides_ready_and_restarts_nothing(rig: Rig) -> None:
     await rig.boot()
     health = answering(rig, readiness=False)
