@@ -1,5 +1,6 @@
 """Images pulled from a real registry by a real containerd: policies, secrets, refusals and recoveries."""
 
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -92,6 +93,16 @@ async def test_a_secret_opens_a_private_registry(site: Site, registry: Registry,
         await site.create("friend", containers=[of(image)], imagePullSecrets=[{"name": "pull"}])
         await site.status("friend", running)
         await until(lambda: site.log("friend") == "secret")
+
+
+async def test_the_nodes_own_credentials_serve_every_pod(site: Site, registry: Registry) -> None:
+    registry.auth = "basic"
+    image = registry.push("private/app", "1", fresh_image("ours"))
+    text = base64.b64decode(pull_secret(registry)["data"][".dockerconfigjson"])
+    (site.root / "config.json").write_bytes(text)
+    async with site.edged():
+        await site.create("app", containers=[of(image)])
+        await site.status("app", running)
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])

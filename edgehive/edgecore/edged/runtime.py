@@ -45,6 +45,7 @@ log = logging.getLogger("edgehive.edged")
 #: A container gets at least this long after its preStop hook used the grace period up.
 _LEAST_STOP_SECONDS = 2.0
 _HOOK_SECONDS = 30.0
+_MAX_CREDENTIALS = 1024 * 1024
 _STATES = {
     cri.CONTAINER_CREATED: State.CREATED,
     cri.CONTAINER_RUNNING: State.RUNNING,
@@ -300,9 +301,11 @@ class PodRuntime:
             raise StartFailed("PostStartHookError", f"PostStartHook failed: {trouble}")
 
     async def _pull_secrets(self, pod: Pod) -> list[Secret]:
+        """The pod's, then the node's own."""
         names = [item.name for item in pod.spec.image_pull_secrets or () if item.name]
         found = [await self._fetch(SECRETS, name, pod, Secret) for name in names]
-        return [item for item in found if item is not None]
+        own = await asyncio.to_thread(_node_credentials, self._root / "config.json")
+        return [*(item for item in found if item is not None), *own]
 
     async def _pod_facts(self, pod: Pod, container: Container, sandbox: ObservedSandbox) -> PodFacts:
         named = podspec.references(container)
@@ -430,6 +433,19 @@ async def _all(steps: Iterable[Awaitable[None]]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+def _node_credentials(path: Path) -> list[Secret]:
+    """What `docker login` leaves in a config.json, put into the agent's folder by whoever runs the node."""
+    try:
+        if path.stat().st_size <= _MAX_CREDENTIALS:
+            return [Secret(data={".dockerconfigjson": path.read_bytes()})]
+        log.warning("%s is larger than %d bytes: not read", path, _MAX_CREDENTIALS)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        log.warning("the node's registry credentials cannot be read: %s", error)
+    return []
 
 
 def _grace(pod: Pod) -> float:
