@@ -9,6 +9,7 @@ The API server's part is played by raw sockets. No certificate is needed; who ma
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class FakeKubelet:
     logs: dict[str, bytes] = field(default_factory=dict)
     follow: "asyncio.Queue[bytes]" = field(default_factory=asyncio.Queue)
     upgraded: Serve | None = None
+    #: The answer to an upgrade at a target.
+    switched: Callable[[str], bytes] = lambda _: _HEAD
     #: Takes requests and never answers.
     silent: bool = False
     #: The heads of the requests that came.
@@ -48,8 +51,8 @@ class FakeKubelet:
     port: int = 0
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator["FakeKubelet"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["FakeKubelet"]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         tasks = self._tasks = set[asyncio.Task[None]]()
         try:
@@ -89,7 +92,7 @@ class FakeKubelet:
             await reader.read()
             return False
         if "upgrade: " in head.lower() and self.upgraded is not None:
-            writer.write(_HEAD)
+            writer.write(self.switched(target))
             await self.upgraded(reader, writer)
             return False
         if "follow=true" in target:

@@ -6,9 +6,10 @@ put on it. WebSocket clients notice a cut by themselves, and so does port-forwar
 Go: k8s.io/client-go/tools/remotecommand/{v2,v4}.go, github.com/moby/spdystream
 """
 
+import asyncio
 import json
 
-from edgehive.kit.relay import Source
+from edgehive.kit.relay import Duplex
 from edgehive.kube.errors import ServerError
 from edgehive.wire.streams import StreamBroken
 
@@ -19,10 +20,10 @@ _ERROR_STREAM = 1
 
 
 class SpdyWithFarewell:
-    """A node's bytes, head included, with the reason behind them when they break off between two frames."""
+    """A node's stream, whose head has come, with the reason behind its bytes when they break off between two frames."""
 
-    def __init__(self, answer: bytes, source: Source) -> None:
-        self._source = source
+    def __init__(self, answer: bytes, node: Duplex) -> None:
+        self._node = node
         self._told = False
         head, end, rest = answer.partition(_HEAD_END)
         lines = head.lower().split(b"\r\n")
@@ -38,7 +39,7 @@ class SpdyWithFarewell:
         if self._told:
             return b""
         try:
-            data = await self._source.read(n)
+            data = await self._node.reader.read(n)
         except StreamBroken as error:
             if not self._speaks or self._missing or self._frame:
                 raise
@@ -46,6 +47,30 @@ class SpdyWithFarewell:
             return _farewell(str(error))
         self._follow(data)
         return data
+
+    def write(self, data: bytes, /) -> None:
+        self._node.writer.write(data)
+
+    async def drain(self) -> None:
+        try:
+            await self._node.writer.drain()
+        except StreamBroken:
+            if not self._speaks:
+                raise
+            # Whoever reads here is told, and ends this.
+            await asyncio.Event().wait()
+
+    def can_write_eof(self) -> bool:
+        return self._node.writer.can_write_eof()
+
+    def write_eof(self) -> None:
+        self._node.writer.write_eof()
+
+    def close(self) -> None:
+        self._node.writer.close()
+
+    async def wait_closed(self) -> None:
+        await self._node.writer.wait_closed()
 
     def _follow(self, data: bytes) -> None:
         """Keep count of where frames begin."""

@@ -193,8 +193,9 @@ class KubeletFace:
                 raise StreamBroken(f"node {node} ended the stream without an answer; its kubelet may not be running")
             taken = hijack(request)
             taken.stream.writer.write(answer)
+            told = SpdyWithFarewell(answer, Duplex(stream, stream))
             # Either end's end is the end of both: the tunnel has no half-closed streams.
-            await relay(taken.stream, Duplex(SpdyWithFarewell(answer, stream), stream), linger=0.0)
+            await relay(taken.stream, Duplex(told, told), linger=0.0)
             return taken
         finally:
             stream.close()
