@@ -15,7 +15,7 @@ from collections import OrderedDict
 import msgspec
 
 from edgehive.api.document import Document
-from edgehive.api.registry import CONFIG_MAPS, NODES, PODS, SECRETS, ApiResource, by_kind
+from edgehive.api.registry import CONFIG_MAPS, DEVICE_MODELS, DEVICES, NODES, PODS, SECRETS, ApiResource, by_kind
 from edgehive.beehive.bus import MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
@@ -191,9 +191,11 @@ class SyncController:
             return None
 
     async def _send(self, down: Down) -> None:
-        # wire: these messages come in edgecontroller's name
+        # wire: these messages come in the name of the kind's own controller; from edgecontroller a Go edge would
+        # store a device without telling its twin (wire.md B5)
+        source = Source.DEVICE_CONTROLLER if down.resource in (DEVICES, DEVICE_MODELS) else Source.EDGE_CONTROLLER
         await self._hand_over(
-            CloudModule.CLOUD_HUB, down.node, down_message(down, source=Source.EDGE_CONTROLLER, timestamp=self._now())
+            CloudModule.CLOUD_HUB, down.node, down_message(down, source=source, timestamp=self._now())
         )
 
     async def _ask_what_it_holds(self, node: str) -> None:

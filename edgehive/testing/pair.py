@@ -112,6 +112,7 @@ class FaultyLink:
         return self._link.peer
 
     async def send(self, message: Message) -> None:
+        self._faults.sent.append(message)
         if message.route.operation != Operation.RESPONSE:
             await self._link.send(message)
             return
@@ -147,6 +148,8 @@ class Faults:
     """How many of the next acknowledgements are lost, doubled or held; how many pushes are doubled or overtaken."""
 
     def __init__(self) -> None:
+        #: The newest of what the edge said, for tests of its manners.
+        self.sent: deque[Message] = deque(maxlen=1000)
         self.lose_acks = self.repeat_acks = self.hold_acks = 0
         self.repeat_messages = self.stale_messages = 0
         self._held: list[Message] = []
