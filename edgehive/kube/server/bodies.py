@@ -3,24 +3,29 @@
 Go: k8s.io/apiserver/pkg/endpoints/handlers/{create,delete}.go
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import yaml
 from aiohttp import web
 
+from edgehive.api.meta import StatusCause
 from edgehive.kit.config import parse_yaml
-from edgehive.kube.errors import BadRequest, RequestTooLarge
+from edgehive.kube.errors import BadRequest, RequestTooLarge, invalid
 from edgehive.kube.server import negotiation
 from edgehive.kube.server.catalog import Served
 from edgehive.kube.server.conform import duplicate_fields
+from edgehive.kube.server.field_errors import FieldErrors, shown
 from edgehive.kube.server.options import Call, DeleteOptions, ListOptions
 from edgehive.kube.server.protobuf import decode_body
 
 Json = dict[str, Any]
 
 _VALIDATION = ("Ignore", "Warn", "Strict")
+_PROPAGATIONS = ("Foreground", "Background", "Orphan")
+_OPTIONS = {"POST": "CreateOptions", "PUT": "UpdateOptions", "PATCH": "PatchOptions"}
+_MANAGER_LIMIT = 128
 
 
 async def read(request: web.Request) -> bytes:
@@ -80,21 +85,37 @@ async def read_patch(request: web.Request, kind: str) -> Any:
         raise BadRequest(f"error decoding patch: {error}") from error
 
 
+def check_write(request: web.Request, *, apply: bool = False) -> None:
+    """The options of a create, update or patch; raises Invalid."""
+    errors, query = FieldErrors(), request.query
+    if query.get("force") is not None and request.method == "PATCH" and not apply:
+        errors.forbidden("force", "may not be specified for non-apply patch")
+    if len(query.get("fieldManager", "")) > _MANAGER_LIMIT:
+        errors.too_long("fieldManager", _MANAGER_LIMIT)
+    _check_dry_run(errors, query.getall("dryRun", []))
+    wanted = query.get("fieldValidation", "")
+    if wanted and wanted not in _VALIDATION:
+        errors.causes.append(_unsupported("fieldValidation", wanted, '"", "Ignore", "Strict", "Warn"'))
+    if errors.causes:
+        raise invalid(_OPTIONS[request.method], "meta.k8s.io", "", errors.causes)
+
+
+def _check_dry_run(errors: FieldErrors, asked: Sequence[Any]) -> None:
+    if any(value not in ("", "All") for value in asked):
+        errors.causes.append(_unsupported("dryRun", list(asked), '"All"'))
+
+
+def _unsupported(field: str, value: Any, supported: str) -> StatusCause:
+    text = f"Unsupported value: {shown(value)}: supported values: {supported}"
+    return StatusCause("FieldValueNotSupported", text, field)
+
+
 def field_validation(request: web.Request) -> str:
-    """Raises BadRequest."""
-    wanted = request.query.get("fieldValidation") or "Warn"
-    if wanted not in _VALIDATION:
-        raise BadRequest(f'invalid fieldValidation "{wanted}": supported values are "Ignore", "Strict", "Warn"')
-    return wanted
+    return request.query.get("fieldValidation") or "Warn"
 
 
 def is_dry_run(request: web.Request, body: Mapping[str, Any] | None = None) -> bool:
-    """Raises BadRequest."""
-    asked = [*request.query.getall("dryRun", ()), *((body or {}).get("dryRun") or ())]
-    for value in asked:
-        if value not in ("", "All"):
-            raise BadRequest(f'invalid dryRun "{value}": supported values: "All"')
-    return "All" in asked
+    return "All" in [*request.query.getall("dryRun", ()), *((body or {}).get("dryRun") or ())]
 
 
 def list_options(request: web.Request) -> ListOptions:
@@ -131,7 +152,7 @@ def wants_watch(request: web.Request) -> bool:
 
 
 async def delete_options(request: web.Request) -> tuple[DeleteOptions, bool]:
-    """Options from the body or the query, and whether it is a dry run; raises BadRequest."""
+    """Options from the body or the query, and whether it is a dry run; raises BadRequest, Invalid."""
     data = await read(request)
     body: Json = {}
     if data:
@@ -146,6 +167,7 @@ async def delete_options(request: web.Request) -> tuple[DeleteOptions, bool]:
     grace = body.get("gracePeriodSeconds", _number_or_negative(query.get("gracePeriodSeconds")))
     propagation = body.get("propagationPolicy") or query.get("propagationPolicy", "")
     orphan = body.get("orphanDependents", _flag(query.get("orphanDependents")))
+    _check_deletion(orphan, propagation, [*query.getall("dryRun", []), *(body.get("dryRun") or ())])
     if orphan is not None and not propagation:
         propagation = "Orphan" if orphan else "Background"
     preconditions = body.get("preconditions") or {}
@@ -153,6 +175,19 @@ async def delete_options(request: web.Request) -> tuple[DeleteOptions, bool]:
         grace, propagation, preconditions.get("uid") or "", preconditions.get("resourceVersion") or ""
     )
     return options, is_dry_run(request, body)
+
+
+def _check_deletion(orphan: bool | None, propagation: str, dry_run: Sequence[Any]) -> None:
+    errors = FieldErrors()
+    if orphan is not None and propagation:
+        text = "orphanDependents and deletionPropagation cannot be both set"
+        errors.invalid("propagationPolicy", propagation, text)
+    elif propagation and propagation not in _PROPAGATIONS:
+        listed = '"Foreground", "Background", "Orphan", "nil"'
+        errors.causes.append(_unsupported("propagationPolicy", propagation, listed))
+    _check_dry_run(errors, dry_run)
+    if errors.causes:
+        raise invalid("DeleteOptions", "meta.k8s.io", "", errors.causes)
 
 
 def _number_or_negative(text: str | None) -> int | None:

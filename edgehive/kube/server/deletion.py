@@ -31,14 +31,14 @@ class Verdict(Enum):
 def check_preconditions(served: Served, obj: Json, options: DeleteOptions) -> None:
     """The caller's uid and resourceVersion against the object's; raises Conflict."""
     row, metadata = served.resource, obj["metadata"]
-    if options.uid and options.uid != metadata["uid"]:
-        raise conflict(row.plural, row.group, metadata["name"],
-                       f"Precondition failed: UID in precondition: {options.uid}, "
-                       f"UID in object meta: {metadata['uid']}")  # fmt: skip
-    if options.resource_version and options.resource_version != metadata["resourceVersion"]:
-        raise conflict(row.plural, row.group, metadata["name"],
-                       f"Precondition failed: ResourceVersion in precondition: {options.resource_version}, "
-                       f"ResourceVersion in object meta: {metadata['resourceVersion']}")  # fmt: skip
+    for name, word, asked, what in (
+        ("uid", "UID", options.uid, "deleted and then recreated"),
+        ("resourceVersion", "ResourceVersion", options.resource_version, "modified"),
+    ):
+        if asked and asked != metadata[name]:
+            why = (f"the {word} in the precondition ({asked}) does not match the {word} in record "
+                   f"({metadata[name]}). The object might have been {what}")  # fmt: skip
+            raise conflict(row.kind, row.group, metadata["name"], why)
 
 
 def decide(served: Served, obj: Json, options: DeleteOptions, now: datetime) -> Verdict:
@@ -102,9 +102,7 @@ def _set_finalizers(served: Served, metadata: Json, options: DeleteOptions) -> N
     present = list(metadata.get("finalizers") or ())
     if options.propagation:
         if options.propagation not in _POLICIES:
-            raise BadRequest(
-                f'invalid propagation policy "{options.propagation}": use Orphan, Background or Foreground'
-            )
+            raise BadRequest(f'"{options.propagation}" is no propagation policy: use Orphan, Background or Foreground')
         wanted = _POLICIES[options.propagation]
     elif ORPHAN in present or FOREGROUND in present:
         return

@@ -13,7 +13,7 @@ from edgehive.api.meta import StatusCause, StatusDetails
 from edgehive.api.registry import EVENTS_V1
 from edgehive.kube import selectors
 from edgehive.kube.client import EventType
-from edgehive.kube.errors import BadRequest, Gone, Invalid, Timeout, invalid
+from edgehive.kube.errors import BadRequest, Gone, Timeout, invalid
 from edgehive.kube.selectors import SELECTABLE, FieldSelector, FieldTerm, LabelSelector, SelectorError
 from edgehive.kube.server.catalog import Served
 from edgehive.kube.server.event_views import core_path
@@ -162,13 +162,14 @@ def _problems(options: ListOptions, watch: bool) -> list[tuple[str, str]]:
 
 
 def parse_revision(text: str) -> int:
-    """A resourceVersion as a number, 0 when unset; raises Invalid."""
+    """A resourceVersion as a number, 0 when unset; raises BadRequest."""
     if not text:
         return 0
     if not text.isascii() or not text.isdigit():
-        raise Invalid(f'resourceVersion: Invalid value: "{text}": a resource version must be a number',
-                      details=StatusDetails(causes=[StatusCause("FieldValueInvalid", f'Invalid value: "{text}"',
-                                                                "resourceVersion")]))  # fmt: skip
+        raise BadRequest(
+            f'invalid resource version: resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": '
+            "invalid syntax"
+        )
     return int(text)
 
 

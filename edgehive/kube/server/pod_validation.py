@@ -24,7 +24,10 @@ _HANDLERS: Final = ("exec", "httpGet", "tcpSocket", "grpc")
 _EFFECTS: Final = ("NoExecute", "NoSchedule", "PreferNoSchedule")
 _OPERATORS: Final = ("Equal", "Exists")
 _ENV_NAME: Final = re.compile(r"[ -<>-~]+")
-_PORT_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_ENV_FIELD: Final = re.compile(
+    r"metadata\.(name|namespace|uid)|metadata\.(annotations|labels)\['[^']+'\]|spec\.(nodeName|serviceAccountName)"
+    r"|status\.(hostIP|podIP)s?"
+)
 _PORT_TEXT: Final = "must be between 1 and 65535, inclusive"
 _SAME: Final = (
     "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
@@ -44,7 +47,6 @@ def check_pod_spec(errors: FieldErrors, path: str, spec: Json, *, restart: tuple
             _check_container(errors, f"{path}.{kind}[{index}]", container, volumes, seen)
     errors.one_of(f"{path}.restartPolicy", spec.get("restartPolicy"), restart)
     errors.one_of(f"{path}.dnsPolicy", spec.get("dnsPolicy"), _DNS)
-    errors.not_negative(f"{path}.terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline < 2**31:
         errors.invalid(f"{path}.activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive")
@@ -55,6 +57,44 @@ def check_pod_spec(errors: FieldErrors, path: str, spec: Json, *, restart: tuple
     check_labels(errors, f"{path}.nodeSelector", spec.get("nodeSelector") or {})
     for index, toleration in enumerate(spec.get("tolerations") or ()):
         _check_toleration(errors, f"{path}.tolerations[{index}]", toleration)
+    _check_hosts(errors, path, spec)
+    _check_affinity(errors, f"{path}.affinity", spec.get("affinity") or {})
+    for index, container in enumerate(spec.get("initContainers") or ()):
+        _check_init(errors, f"{path}.initContainers[{index}]", container)
+
+
+def _check_hosts(errors: FieldErrors, path: str, spec: Json) -> None:
+    """What a pod adds to its host file, and what it takes of its host."""
+    for index, alias in enumerate(spec.get("hostAliases") or ()):
+        at, address = f"{path}.hostAliases[{index}]", alias.get("ip") or ""
+        errors.each_invalid(f"{at}.ip", address, names.ip_address(address))
+        for place, name in enumerate(alias.get("hostnames") or ()):
+            errors.each_invalid(f"{at}.hostnames[{place}]", name, names.subdomain(name))
+    if not spec.get("hostNetwork"):
+        return
+    for kind in ("containers", "initContainers"):
+        for index, container in enumerate(spec.get(kind) or ()):
+            for place, port in enumerate(container.get("ports") or ()):
+                if port.get("hostPort") != port.get("containerPort"):
+                    errors.invalid(f"{path}.{kind}[{index}].ports[{place}].hostPort", port.get("hostPort") or 0,
+                                   "must match `containerPort` when `hostNetwork` is true")  # fmt: skip
+
+
+def _check_affinity(errors: FieldErrors, path: str, affinity: Json) -> None:
+    kind = "requiredDuringSchedulingIgnoredDuringExecution"
+    required = (affinity.get("nodeAffinity") or {}).get(kind)
+    if required is not None and not required.get("nodeSelectorTerms"):
+        at = f"{path}.nodeAffinity.{kind}.nodeSelectorTerms"
+        errors.required(at, "must have at least one node selector term")
+
+
+def _check_init(errors: FieldErrors, path: str, container: Json) -> None:
+    """Init containers run to their end, unless they stay beside the others."""
+    if container.get("restartPolicy") == "Always":
+        return
+    for field in ("lifecycle", *_PROBES):
+        if container.get(field) is not None:
+            errors.forbidden(f"{path}.{field}", "may not be set for init containers without restartPolicy=Always")
 
 
 def check_labels(errors: FieldErrors, path: str, labels: Json) -> None:
@@ -131,12 +171,23 @@ def _check_container(errors: FieldErrors, path: str, container: Json, volumes: s
     _check_env(errors, f"{path}.env", container)
     _check_mounts(errors, f"{path}.volumeMounts", container, volumes)
     _check_resources(errors, f"{path}.resources", container.get("resources") or {})
+    _check_security(errors, f"{path}.securityContext", container.get("securityContext") or {})
     for probe in _PROBES:
         if container.get(probe) is not None:
             _check_probe(errors, f"{path}.{probe}", container[probe], probe)
     for name, handler in (container.get("lifecycle") or {}).items():
         if isinstance(handler, Mapping):
             _check_handler(errors, f"{path}.lifecycle.{name}", handler)
+
+
+def _check_security(errors: FieldErrors, path: str, context: Json) -> None:
+    if context.get("allowPrivilegeEscalation") is not False:
+        return
+    if context.get("privileged"):
+        errors.invalid(path, context, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true")
+    if "CAP_SYS_ADMIN" in ((context.get("capabilities") or {}).get("add") or ()):
+        errors.invalid(path, context, "cannot set `allowPrivilegeEscalation` to false and "
+                       "`capabilities.Add` CAP_SYS_ADMIN")  # fmt: skip
 
 
 def _check_name(errors: FieldErrors, path: str, name: str, seen: set[str], check: Callable[[str], list[str]]) -> None:
@@ -154,9 +205,7 @@ def _check_ports(errors: FieldErrors, path: str, container: Json) -> None:
     for index, port in enumerate(container.get("ports") or ()):
         at, name = f"{path}[{index}]", port.get("name")
         if name:
-            if not _PORT_NAME.fullmatch(name) or len(name) > 15 or name.isdigit():
-                errors.invalid(f"{at}.name", name, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens "
-                               "(-), at least one letter, and be no more than 15 characters")  # fmt: skip
+            errors.each_invalid(f"{at}.name", name, _wrong_port_name(name))
             if name in seen:
                 errors.duplicate(f"{at}.name", name)
             seen.add(name)
@@ -172,6 +221,25 @@ def _check_ports(errors: FieldErrors, path: str, container: Json) -> None:
 def check_port(errors: FieldErrors, path: str, port: Any) -> None:
     if isinstance(port, int) and not 1 <= port <= 65535:
         errors.invalid(path, port, _PORT_TEXT)
+
+
+def _check_port_or_name(errors: FieldErrors, path: str, port: Any) -> None:
+    check_port(errors, path, port)
+    if isinstance(port, str):
+        errors.each_invalid(path, port, _wrong_port_name(port))
+
+
+def _wrong_port_name(name: str) -> list[str]:
+    found = ["must be no more than 15 characters"] if len(name) > 15 else []
+    if re.fullmatch("[-a-z0-9]+", name) is None:
+        return [*found, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"]
+    if re.search("[a-z]", name) is None:
+        found.append("must contain at least one letter (a-z)")
+    if "--" in name:
+        found.append("must not contain consecutive hyphens")
+    if name.startswith("-") or name.endswith("-"):
+        found.append("must not begin or end with a hyphen")
+    return found
 
 
 def _check_env(errors: FieldErrors, path: str, container: Json) -> None:
@@ -190,6 +258,13 @@ def _check_env(errors: FieldErrors, path: str, container: Json) -> None:
             errors.invalid(f"{at}.valueFrom", "", many if source else
                            "must specify one of: "
                            "`fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`")  # fmt: skip
+        field = ((source or {}).get("fieldRef") or {}).get("fieldPath")
+        if field and not _ENV_FIELD.fullmatch(field):
+            text = f"error converting fieldPath: field label not supported: {field}"
+            errors.invalid(f"{at}.valueFrom.fieldRef.fieldPath", field, text)
+    for source in container.get("envFrom") or ():
+        if not source.get("configMapRef") and not source.get("secretRef"):
+            errors.invalid(f"{path}From", "", "must specify one of: `configMapRef` or `secretRef`")
 
 
 def _check_mounts(errors: FieldErrors, path: str, container: Json, volumes: set[str]) -> None:
@@ -239,7 +314,7 @@ def _check_handler(errors: FieldErrors, path: str, handler: Json) -> None:
         errors.forbidden(f"{path}.{extra}", "may not specify more than 1 handler type")
     for name in given:
         if name in ("httpGet", "tcpSocket"):
-            check_port(errors, f"{path}.{name}.port", handler[name].get("port"))
+            _check_port_or_name(errors, f"{path}.{name}.port", handler[name].get("port"))
         elif name == "exec" and not handler[name].get("command"):
             errors.required(f"{path}.exec.command")
 
@@ -259,6 +334,10 @@ def check_pod_update(errors: FieldErrors, old: Json, new: Json) -> None:
     gates = before.get("schedulingGates") or ()
     if any(gate not in gates for gate in after.get("schedulingGates") or ()):
         errors.forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gate")
+    for kind in ("containers", "initContainers"):
+        if len(before.get(kind) or ()) != len(after.get(kind) or ()):
+            errors.forbidden(f"spec.{kind}", "pod updates may not add or remove containers")
+            return
     if _fixed(before) != _fixed(after):
         errors.forbidden("spec", _SAME)
 

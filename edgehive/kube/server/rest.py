@@ -302,6 +302,8 @@ def _accepted(request: web.Request, views: frozenset[View]) -> Representation:
 
 
 def _take_write_options(request: web.Request, call: Call) -> None:
+    """Raises Invalid."""
+    bodies.check_write(request)
     call.dry_run = bodies.is_dry_run(request)
     call.field_validation = bodies.field_validation(request)
     agent = request.headers.get("User-Agent", "").partition("/")[0]

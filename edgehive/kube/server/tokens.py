@@ -13,7 +13,7 @@ from typing import Any
 from edgehive.api.meta import StatusCause
 from edgehive.kit.clock import Clock, parse_rfc3339, rfc3339
 from edgehive.kit.tls import load_key
-from edgehive.kube.errors import Conflict, invalid, not_found
+from edgehive.kube.errors import BadRequest, Conflict, invalid, not_found
 from edgehive.kube.server.identity import AUTHENTICATED, User
 from edgehive.kube.store import Key, Store, Stored
 
@@ -107,8 +107,8 @@ class Tokens:
             return {}
         kind, name = reference["kind"], reference.get("name", "")
         if kind not in _BOUND:
-            text = f"Invalid value: {kind}: cannot bind token to this kind of object"
-            raise _invalid_request(text, "spec.boundObjectRef.kind")
+            group, _, version = (reference.get("apiVersion") or "").rpartition("/")
+            raise BadRequest(f"cannot bind token to object of type {group}/{version}, Kind={kind}")
         stored = self._store.get(Key(_BOUND[kind], "" if kind == "Node" else namespace, name))
         if stored is None:
             raise not_found(_BOUND[kind], "", name)

@@ -25,6 +25,7 @@ Json = Mapping[str, Any]
 _ANNOTATIONS_LIMIT: Final = 256 * 1024
 _DATA_LIMIT: Final = 1024 * 1024
 _RBAC: Final = "rbac.authorization.k8s.io"
+_FINALIZERS: Final = ("kubernetes", "orphan", "foregroundDeletion")
 _NAME_RULES: Final = {
     "namespaces": names.label,
     "services": names.dns_1035,
@@ -81,12 +82,21 @@ def _check_metadata(errors: FieldErrors, storage: str, metadata: Json) -> None:
         errors.each_invalid("metadata.annotations", key, names.qualified_name(key.lower()))
     if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT:
         errors.too_long("metadata.annotations", _ANNOTATIONS_LIMIT)
-    for finalizer in metadata.get("finalizers") or ():
+    for index, finalizer in enumerate(metadata.get("finalizers") or ()):
         errors.each_invalid("metadata.finalizers", finalizer, names.qualified_name(finalizer))
-    for index, owner in enumerate(metadata.get("ownerReferences") or ()):
+        if "/" not in finalizer and finalizer not in _FINALIZERS and storage in _OBJECTS:
+            text = "name is neither a standard finalizer name nor is it fully qualified"
+            errors.invalid(f"metadata.finalizers[{index}]", finalizer, text)
+    owners = metadata.get("ownerReferences") or ()
+    for index, owner in enumerate(owners):
         for field in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(field):
                 errors.invalid(f"metadata.ownerReferences[{index}].{field}", "", f"{field} must not be empty")
+    rulers = [f"{owner['kind']}/{owner['name']}" for owner in owners if owner.get("controller")]
+    if len(rulers) > 1:
+        text = ('Only one reference can have Controller set to true. Found "true" in references for '
+                f"{rulers[0]} and {rulers[1]}")  # fmt: skip
+        errors.invalid("metadata.ownerReferences", owners, text)
 
 
 # ---------------------------------------------------------------- core
@@ -153,6 +163,11 @@ def _service(errors: FieldErrors, service: Json) -> None:
             errors.required("spec.externalName")
     elif not ports and spec.get("clusterIP") != "None":
         errors.required("spec.ports")
+    for index, address in enumerate(spec.get("clusterIPs") or ()):
+        if address not in ("", "None"):
+            errors.each_invalid(f"spec.clusterIPs[{index}]", address, names.ip_address(address))
+    for index, address in enumerate(spec.get("externalIPs") or ()):
+        errors.each_invalid(f"spec.externalIPs[{index}]", address, names.ip_address(address))
     seen: set[Any] = set()
     for index, port in enumerate(ports):
         at = f"spec.ports[{index}]"
@@ -162,6 +177,8 @@ def _service(errors: FieldErrors, service: Json) -> None:
         errors.one_of(f"{at}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
         if len(ports) > 1 and not port.get("name"):
             errors.required(f"{at}.name")
+        elif port.get("name"):
+            errors.each_invalid(f"{at}.name", port["name"], names.label(port["name"]))
         identity = (port.get("port"), port.get("protocol"), port.get("name"))
         if identity in seen:
             errors.duplicate(at, {"port": port.get("port"), "protocol": port.get("protocol")})

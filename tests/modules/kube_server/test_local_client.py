@@ -116,7 +116,7 @@ async def test_scheduled_pod_lingers_until_its_grace_is_over(client: LocalClient
     again = await client.delete(PODS, "p", "default", grace_period_seconds=60)
     assert again is not None
     assert again.meta.resource_version == lingering.meta.resource_version
-    with pytest.raises(Conflict, match="Precondition failed"):
+    with pytest.raises(Conflict, match="the UID in the precondition"):
         await client.delete(PODS, "p", "default", grace_period_seconds=0, uid="other")
     assert await client.delete(PODS, "p", "default", grace_period_seconds=0, uid=uid) is None
     with pytest.raises(NotFound):

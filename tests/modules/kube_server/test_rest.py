@@ -204,3 +204,31 @@ async def test_pods_get_their_service_account_and_its_token() -> None:
     assert spec["serviceAccountName"] == "default"
     assert spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["path"] == "token"
     assert spec["containers"][0]["volumeMounts"][0]["name"] == spec["volumes"][0]["name"]
+
+
+OPTIONS: tuple[tuple[str, str, dict[str, str], str], ...] = (
+    ("POST", "?dryRun=Odd&fieldValidation=Odd", {}, 'CreateOptions.meta.k8s.io "" is invalid: '
+     '[dryRun: Unsupported value: ["Odd"]: supported values: "All", '
+     'fieldValidation: Unsupported value: "Odd": supported values: "", "Ignore", "Strict", "Warn"]'),
+    ("PUT", f"/a?fieldManager={'x' * 129}", {}, 'UpdateOptions.meta.k8s.io "" is invalid: '
+     "fieldManager: Too long: may not be more than 128 bytes"),
+    ("PATCH", "/a?force=true", {}, 'PatchOptions.meta.k8s.io "" is invalid: '
+     "force: Forbidden: may not be specified for non-apply patch"),
+    ("DELETE", "/none", {"propagationPolicy": "Odd"}, 'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: '
+     'Unsupported value: "Odd": supported values: "Foreground", "Background", "Orphan", "nil"'),
+    ("DELETE", "/none?orphanDependents=true", {"propagationPolicy": "Orphan"},
+     'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Invalid value: "Orphan": '
+     "orphanDependents and deletionPropagation cannot be both set"),
+    ("DELETE", "/none?dryRun=Odd", {}, 'DeleteOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ["Odd"]: '
+     'supported values: "All"'),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "query", "body", "message"), OPTIONS)
+async def test_options_nobody_knows_are_refused(
+    http: aiohttp.ClientSession, method: str, query: str, body: dict[str, str], message: str
+) -> None:
+    headers = {"Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json"}
+    async with http.request(method, MAPS + query, headers=headers, data=json.dumps(body).encode()) as response:
+        status = await response.json()
+    assert (status["code"], status["message"]) == (422, message)
