@@ -116,7 +116,7 @@ async def edge(path: Path, node: str) -> AsyncIterator[Edge]:
 
 
 async def test_everything_the_go_cloud_wants_acknowledged_is(said: list[Message], tmp_path: Path) -> None:
-    """[34, 35, 36, 53] In the recorded order, and once more: the same message again is acknowledged again."""
+    """[34, 35, 36, 42, 53] In the recorded order, and once more: the same message again is acknowledged again."""
     async with edge(tmp_path / "edgecore.db", node_of(said)) as it:
         for _ in range(2):
             it.acknowledged.clear()

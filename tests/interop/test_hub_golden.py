@@ -64,6 +64,7 @@ def with_go_case(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_decodes_and_encodes_to_an_equal_document(file: Path):
+    """[24, 25]"""
     for message, document in well_formed(file):
         again = json.loads(codec.encode(codec.decode(message.text.encode())))
         expected = with_go_case(document)
@@ -105,6 +106,7 @@ def recognised(path: str) -> bool:
 
 
 def test_resource_is_recognised(file: Path):
+    """[27]"""
     unknown = []
     for message, document in well_formed(file):
         route = codec.decode(message.text.encode()).route

@@ -72,7 +72,7 @@ async def test_a_deleted_node_is_let_go_and_may_come_back_unregistered() -> None
 
 
 async def test_it_registers_again_as_recorded() -> None:
-    """[golden 28; 43, 44, 45, 46, 47] Each request is answered in the recorded envelope, the node is told of itself."""
+    """[43, 44, 45, 46, 47; golden 28] Each request is answered in the recorded envelope, the node is told of itself."""
     async with cloud(STRICT) as it:
         said = await with_our_uids(it, recorded(REGISTRATION, "edge->cloud"))
         answers = {m.header.parent_id: m for m in recorded(REGISTRATION, "cloud->edge") if m.header.parent_id}

@@ -245,4 +245,4 @@ Story.TestCase.settings = settings(
 
 @pytest.mark.timeout(300)
 class TestAnyStory(Story.TestCase):  # type: ignore[name-defined, misc]
-    """Collected as one test."""
+    """[35] Collected as one test."""

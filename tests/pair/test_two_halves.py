@@ -90,6 +90,7 @@ async def it() -> AsyncIterator[Cloud]:
 
 
 async def test_a_link_that_flaps_loses_no_pod_and_tells_none_twice(it: Cloud, tmp_path: Path) -> None:
+    """[23]"""
     wire = Wire(it.network)
     async with joined(wire.dial, tmp_path / "edgecore.db") as edge:
         for number in range(30):

@@ -205,6 +205,7 @@ async def test_a_cancelled_receive_loses_nothing(ends: tuple[Link, Link]):
 
 @pytest.mark.parametrize("operation", ["ping", "pong", "config"])
 async def test_control_operations_are_answered_and_not_delivered(ends: tuple[Link, Link], operation: str):
+    """[22]"""
     edge, cloud = ends
     control = message(7).with_route(operation=operation)
     await edge.send(control)
@@ -215,6 +216,7 @@ async def test_control_operations_are_answered_and_not_delivered(ends: tuple[Lin
 
 
 async def test_the_empty_message_of_a_stopping_edge_is_not_delivered(ends: tuple[Link, Link]):
+    """[81]"""
     edge, cloud = ends
     await edge.send(Message(Header("", 0), Route()))
     await edge.send(message(1))

@@ -30,6 +30,7 @@ async def wait_for_version(it: Cloud, node: str, uid: str, version: str) -> None
 
 
 async def test_a_pod_arrives_is_recorded_changes_and_goes() -> None:
+    """[28, 32, 39]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         pod = await it.pod("web", "n1")
@@ -56,6 +57,7 @@ async def test_a_pod_arrives_is_recorded_changes_and_goes() -> None:
 
 
 async def test_a_node_is_recorded_cluster_wide() -> None:
+    """[39]"""
     async with cloud() as it:
         await it.edge("n1")
         async with asyncio.timeout(20):
@@ -68,6 +70,7 @@ async def test_a_node_is_recorded_cluster_wide() -> None:
 
 
 async def test_an_unacknowledged_message_is_repeated_with_its_id_and_then_gives_way() -> None:
+    """[38]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         edge.acknowledge = False
@@ -91,6 +94,7 @@ async def test_an_unacknowledged_message_is_repeated_with_its_id_and_then_gives_
 
 
 async def test_an_error_is_no_acknowledgement_and_a_late_one_counts() -> None:
+    """[37]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         edge.acknowledge = False
@@ -104,6 +108,7 @@ async def test_an_error_is_no_acknowledgement_and_a_late_one_counts() -> None:
 
 
 async def test_versions_that_wait_become_one() -> None:
+    """[38]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         edge.acknowledge = False
@@ -122,6 +127,7 @@ async def test_versions_that_wait_become_one() -> None:
 
 
 async def test_a_status_patch_is_not_echoed_and_its_version_is_recorded() -> None:
+    """[48]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         pod = await it.pod("web", "n1")
@@ -134,6 +140,7 @@ async def test_a_status_patch_is_not_echoed_and_its_version_is_recorded() -> Non
 
 
 async def test_the_wire_never_shows_the_node_prefix_and_other_nodes_get_nothing() -> None:
+    """[26]"""
     async with cloud() as it:
         one, two = await it.edge("n1"), await it.edge("n2")
         await it.pod("web", "n1")

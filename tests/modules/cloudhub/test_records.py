@@ -47,6 +47,7 @@ class Counted:
 
 
 async def test_one_request_before_the_first_delivery_and_one_per_acknowledgement() -> None:
+    """[39]"""
     async with Cluster() as cluster:
         client = Counted(cluster.client())
         async with cloud(cluster=cluster, client=client) as it:

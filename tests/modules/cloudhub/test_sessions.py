@@ -14,6 +14,7 @@ pytestmark = pytest.mark.looptime
 
 
 async def test_silence_ends_a_session_after_the_interval_and_keepalives_hold_it() -> None:
+    """[19]"""
     async with cloud() as it:
         silent, lively = await it.edge("n1"), await it.edge("n2")
         loop = asyncio.get_running_loop()
@@ -30,6 +31,7 @@ async def test_silence_ends_a_session_after_the_interval_and_keepalives_hold_it(
 
 
 async def test_other_traffic_does_not_stand_for_a_keepalive() -> None:
+    """[19]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         for _ in range(29):
@@ -39,6 +41,7 @@ async def test_other_traffic_does_not_stand_for_a_keepalive() -> None:
 
 
 async def test_a_second_connection_replaces_the_first_without_loss() -> None:
+    """[20]"""
     async with cloud() as it:
         first = await it.edge("n1")
         first.acknowledge = False
@@ -116,6 +119,7 @@ async def test_connecting_is_written_on_the_node_once() -> None:
 
 
 async def test_messages_without_identity_unknown_ones_and_foreign_sources_are_ignored() -> None:
+    """[74]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         empty = decode(b'{"header":{"msg_id":"","timestamp":0},"route":{},"content":null}')

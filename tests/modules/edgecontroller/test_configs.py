@@ -20,6 +20,7 @@ async def change(it: Cloud, name: str, value: str) -> None:
 
 
 async def test_changes_and_deletion_go_to_the_nodes_that_use_it() -> None:
+    """[55]"""
     async with cloud() as it:
         user, other = await it.edge("n1"), await it.edge("n2")
         await make(it, "settings")

@@ -32,6 +32,7 @@ def status_of(content: dict) -> dict:
 
 
 async def test_registration_makes_an_edge_node_and_a_second_one_is_told_it_exists() -> None:
+    """[45, 46]"""
     async with cloud() as it:
         edge = await it.edge("n1", register=False)
         labels = {"node-role.kubernetes.io/edge": "", "kubernetes.io/os": "linux", "room": "hall"}
@@ -63,6 +64,7 @@ async def test_a_registration_that_broke_off_halfway_is_completed() -> None:
 
 @pytest.mark.parametrize("wrap", [json.dumps, lambda patch: patch])
 async def test_node_status_patches_come_as_text_or_object(wrap) -> None:
+    """[31, 48]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         patch = {"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Up"}]}}
@@ -96,6 +98,7 @@ async def test_leases_are_queried_made_and_renewed() -> None:
 
 
 async def test_a_missing_object_is_answered_at_once() -> None:
+    """[51]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         volumes = [
@@ -115,6 +118,7 @@ async def test_a_missing_object_is_answered_at_once() -> None:
 
 
 async def test_identical_queries_in_flight_are_all_answered() -> None:
+    """[78]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         await config_map(it, "settings")
@@ -128,6 +132,7 @@ async def test_identical_queries_in_flight_are_all_answered() -> None:
 
 
 async def test_a_service_account_token_is_bound_as_asked() -> None:
+    """[50]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}}
@@ -143,6 +148,7 @@ async def test_a_service_account_token_is_bound_as_asked() -> None:
 
 
 async def test_a_pod_removed_by_its_node_is_gone_whatever_was_there() -> None:
+    """[49]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         pod = await it.pod("web", "n1")
@@ -276,6 +282,7 @@ class Unplugged:
 
 
 async def test_an_unreachable_api_is_an_answer_and_not_the_end() -> None:
+    """[30]"""
     async with Cluster() as cluster:
         client = Unplugged(cluster.client())
         async with cloud(cluster=cluster, client=client) as it:

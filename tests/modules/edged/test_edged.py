@@ -22,6 +22,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 async def test_pods_of_the_local_store_run_with_the_cloud_away(rig: Rig) -> None:
+    """[56]"""
     await rig.create("web")
     rig.client.connected = False
     async with rig.running():
@@ -183,6 +184,7 @@ async def test_a_missing_runtime_is_told_once_and_so_is_its_return(rig: Rig, cap
 
 
 async def test_a_node_deleted_by_somebody_registers_again_with_its_lease(rig: Rig) -> None:
+    """[43]"""
     async with rig.running() as edged:
         await _node_ready(rig)
         first = (await rig.api.get(NODES, NODE)).meta.uid

@@ -155,3 +155,18 @@ async def test_for_disk_the_pod_that_fills_it_goes(rig: Rig, computer: Machine) 
     computer.disk = 500 * MIB
     await rig.after(60)
     assert len(rig.runtime.running()) == 1
+
+
+async def test_a_pod_that_writes_more_than_its_limit_ends_and_its_neighbour_stays(rig: Rig) -> None:
+    await rig.boot()
+    volumes = [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]
+    made = {name: await rig.start(name, volumes=volumes) for name in ("writer", "neighbour")}
+    for name, size in (("writer", 2 * MIB), ("neighbour", MIB // 2)):
+        uid = made[name]["metadata"]["uid"]
+        folder = rig.root / "pods" / uid / "volumes" / "kubernetes.io~empty-dir" / "v"
+        (folder / "data").write_bytes(bytes(size))
+    status = await rig.until("writer", evicted)
+    assert status["message"] == 'Usage of EmptyDir volume "v" exceeds the limit "1Mi". '
+    assert "DisruptionTarget" not in {item["type"] for item in status["conditions"]}
+    await rig.after(300)
+    assert len(rig.runtime.running()) == 1

@@ -57,6 +57,7 @@ def insert(name: str) -> Message:
 
 
 async def test_an_acknowledged_pod_is_on_disk_when_the_acknowledgement_is_on_the_wire(tmp_path, cloud, next_message):
+    """[34]"""
     async with agent(tmp_path, cloud):
         link = await cloud.accept()
         for number in range(20):

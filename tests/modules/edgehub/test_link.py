@@ -11,7 +11,7 @@ from edgehive.wire.link import JoinRefused
 
 
 async def test_the_first_frame_is_a_keepalive_and_they_go_on(start, cloud, next_message):
-    """Checklist 18. A Go cloud reads no content; ours learns from the first what the edge can do."""
+    """[18] A Go cloud reads no content; ours learns from the first what the edge can do."""
     async with start(cloud, heartbeat=0.01):
         link = await cloud.accept()
         for expected in (b'{"offers":["inventory"]}', b"ping", b"ping"):

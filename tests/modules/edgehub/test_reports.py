@@ -91,6 +91,7 @@ async def test_what_the_cloud_did_not_confirm_comes_again_over_the_next_link_und
 
 
 async def test_reports_survive_the_process_each_state_at_its_newest(start, offline_cloud, next_message, tmp_path):
+    """[82]"""
     cloud = offline_cloud
     async with start(cloud) as edge:
         await edge.send(**twin())

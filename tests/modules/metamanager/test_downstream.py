@@ -20,6 +20,7 @@ async def test_a_pod_is_stored_before_edged_hears_and_the_cloud_gets_its_ok(node
 
 
 async def test_a_repeated_message_is_acknowledged_again_and_told_once(node, pod):
+    """[35]"""
     for _ in range(3):
         await node.push("insert", POD, pod())
     await node.hub.wait_for("response", POD, 3)
@@ -28,6 +29,7 @@ async def test_a_repeated_message_is_acknowledged_again_and_told_once(node, pod)
 
 
 async def test_an_update_for_an_unknown_pod_is_taken_and_an_older_one_ignored(node, pod):
+    """[36]"""
     await node.push("update", POD, pod(version=12))
     await node.push("update", POD, pod(version=11))
     await node.hub.wait_for("response", POD, 2)
@@ -37,6 +39,7 @@ async def test_an_update_for_an_unknown_pod_is_taken_and_an_older_one_ignored(no
 
 
 async def test_a_deletion_only_removes_the_life_it_means(node, pod):
+    """[53]"""
     await node.push("insert", POD, pod())
     await node.told()
     await node.push("delete", POD, {"metadata": {"name": "web", "namespace": "default", "uid": "another"}})
@@ -50,6 +53,7 @@ async def test_a_deletion_only_removes_the_life_it_means(node, pod):
 
 
 async def test_deleting_what_is_not_there_is_acknowledged(node, pod):
+    """[36]"""
     await node.push("delete", POD, pod())
     await node.hub.wait_for("response", POD)
     assert len(node.edged) == 0
@@ -93,6 +97,7 @@ async def test_an_object_without_type_is_refused_and_never_stored(node, pod, fie
     ],
 )
 async def test_what_is_no_pod_is_refused_with_an_error_that_is_no_acknowledgement(node, content):
+    """[37]"""
     await node.connect()
     sent = await node.push("update", POD, content)
     (refusal,) = await node.hub.wait_for("error", POD)
@@ -114,6 +119,7 @@ async def test_an_empty_list_deletes_nothing(node, pod):
 
 
 async def test_pods_of_other_nodes_are_not_ours(node, pod):
+    """[52]"""
     await node.push("insert", POD, pod(node="edge-2"))
     await node.hub.wait_for("response", POD)
     assert await node.store.get(POD) is None
@@ -121,6 +127,7 @@ async def test_pods_of_other_nodes_are_not_ours(node, pod):
 
 
 async def test_a_pushed_config_map_is_served_without_asking(node, config_map):
+    """[54]"""
     await node.connect()
     await node.push("update", "default/configmap/cm", config_map("2"))
     assert (await node.told()).route.resource == "default/configmap/cm"
@@ -137,6 +144,7 @@ async def test_a_device_without_kind_is_completed_from_its_resource(node):
 
 
 async def test_restart_serves_the_rows_without_the_cloud(node, pod, restart):
+    """[56]"""
     await node.push("insert", POD, pod())
     await node.hub.wait_for("response", POD)
     async with restart() as later:
@@ -146,7 +154,7 @@ async def test_restart_serves_the_rows_without_the_cloud(node, pod, restart):
 
 
 async def test_what_its_own_deletion_has_overtaken_does_not_come_back(node, pod):
-    """Checklist 81: an answer to a status patch may arrive after the deletion of its pod, in a line of its own."""
+    """[81] An answer to a status patch may arrive after the deletion of its pod, in a line of its own."""
     await node.connect()
     await node.hub.wait_for_ack(await node.push("insert", "default/pod/web", pod()))
     deletion = await node.push("delete", "default/pod/web", pod())

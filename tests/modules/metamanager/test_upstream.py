@@ -29,6 +29,7 @@ async def patch_status(node, phase="Running"):
 
 
 async def test_identical_questions_in_flight_are_asked_once_and_all_answered(node, config_map):
+    """[42, 78]"""
     await node.connect()
     gate: list = []
     node.hub.answers["query", CM] = lambda m: gate.append(m)
@@ -44,6 +45,7 @@ async def test_identical_questions_in_flight_are_asked_once_and_all_answered(nod
 
 
 async def test_an_answer_is_cached_until_a_new_pod_or_a_new_link_comes(node, config_map, pod):
+    """[54]"""
     await node.connect()
     node.hub.answers["query", CM] = lambda m: config_map()
     for _ in range(3):
@@ -78,6 +80,7 @@ async def test_a_link_that_breaks_ends_a_question_at_once(node):
 
 
 async def test_a_bare_error_is_raised_and_never_stored(node):
+    """[51, 79]"""
     await node.connect()
     status = {"status": "Failure", "message": 'configmaps "cm" not found', "reason": "NotFound", "code": 404}
     node.hub.answers["query", CM] = lambda m: {"ErrStatus": status}
@@ -142,6 +145,7 @@ async def test_tokens_go_with_their_pod(node, pod):
 
 
 async def test_a_patch_travels_as_text_and_returns_the_pod(node, pod):
+    """[47]"""
     await node.connect()
     node.hub.answers["patch", PATCH] = lambda m: {"Object": pod(version=11), "Err": None}
     document = await patch_status(node)
@@ -235,6 +239,7 @@ async def test_leases_are_not_kept_and_say_so_when_offline(node):
 
 
 async def test_a_pod_is_deleted_with_its_uid(node):
+    """[49]"""
     await node.connect()
     node.hub.answers["delete", "default/pod/web"] = lambda m: "OK"
     assert await node.client.delete(PODS, "web", "default", grace_period_seconds=0, uid="u1") is None

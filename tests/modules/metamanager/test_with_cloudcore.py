@@ -83,6 +83,7 @@ async def it() -> AsyncIterator[Cloud]:
 
 
 async def test_a_node_registers_runs_a_pod_and_reports_it(it, tmp_path):
+    """[43]"""
     async with edge(tmp_path / "edgecore.db", it) as running:
         await connected(running)
         node = await running.client.create(NODES, NODE)

@@ -27,6 +27,7 @@ async def settle() -> None:
 
 
 async def test_every_change_of_an_absence_arrives_exactly_once() -> None:
+    """[23, 40]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         for name in ("stays", "changes", "goes", "returns"):
@@ -64,6 +65,7 @@ async def test_every_change_of_an_absence_arrives_exactly_once() -> None:
 
 
 async def test_a_config_map_made_anew_while_the_node_was_away_replaces_the_old_one() -> None:
+    """[40]"""
     async with cloud() as it:
         edge = await it.edge("n1")
         await config_map(it, "settings", "one")

@@ -27,6 +27,7 @@ def test_destinations(given: Message, module: str) -> None:
 
 
 def test_the_node_is_put_in_front_except_for_node_jobs() -> None:
+    """[26]"""
     assert with_node("n1", message("query", "default/secret/s")).route.resource == "node/n1/default/secret/s"
     job = message("UpdateNodeActionStatus", "a/b/node/n1", source="websocket", group="hub")
     assert with_node("n1", job) is job

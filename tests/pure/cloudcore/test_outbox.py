@@ -35,6 +35,7 @@ def test_versions_are_compared_as_numbers() -> None:
 
 
 def test_a_deletion_stays() -> None:
+    """[38]"""
     outbox = Outbox()
     outbox.push(parcel("a", 10))
     assert outbox.push(parcel("a", 11, deletion=True)) is Verdict.REPLACED
@@ -70,6 +71,7 @@ def test_nothing_goes_out_before_its_record_stands() -> None:
 
 
 def test_answers_are_each_sent_in_a_window() -> None:
+    """[21]"""
     outbox = Outbox()
     for _ in range(REPLY_WINDOW + 3):
         outbox.reply(parcel("a", 5))

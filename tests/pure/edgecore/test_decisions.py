@@ -134,6 +134,7 @@ def test_a_year_long_token_is_due_after_a_day():
 
 
 def test_answers_go_to_their_waiter_and_late_ones_to_metamanager():
+    """[29]"""
     late = message("response", parent="x")
     assert inbound.destination(late, awaited=True).waiter
     assert inbound.destination(late, awaited=False).group == "meta"
@@ -155,6 +156,7 @@ def test_answers_go_to_their_waiter_and_late_ones_to_metamanager():
     ],
 )
 def test_groups_of_the_cloud_s_messages(group, source, module, told):
+    """[28]"""
     where = inbound.destination(message(group=group, source=source), awaited=False)
     assert (where.module, where.group) == (module, told)
 

@@ -66,6 +66,7 @@ def test_the_empty_message_of_a_stopping_edge():
 
 
 def test_keys_in_any_case_unknown_keys_and_nulls_are_read_as_go_reads_them():
+    """[74, 75]"""
     message = codec.decode(
         b'{"Header":{"MSG_ID":"1","Timestamp":5,"Parent_Msg_Id":"0","extra":{}},'
         b'"ROUTE":{"Source":"edged","group":null,"resource":"a/b"},"Content":{"Kept":"As Is"},"more":1}'
@@ -80,6 +81,7 @@ def test_absent_parts_are_empty():
 
 
 def test_encodes_the_keys_go_expects_and_leaves_out_what_is_empty():
+    """[24]"""
     message = Message.of(source="s", group="g", operation="o", resource="r", content={"a": 1}, timestamp=7, id="i")
     assert json.loads(codec.encode(message)) == {
         "header": {"msg_id": "i", "timestamp": 7},

@@ -44,6 +44,7 @@ def test_an_error_is_written_as_go_nests_it():
 
 
 def test_object_response_has_both_keys_on_success_and_failure():
+    """[44]"""
     node = Document.of({"kind": "Node", "metadata": {"name": "edge-1"}})
     assert json.loads(bytes(payloads.object_response(node))) == {"Object": node.to_dict(), "Err": None}
     failed = json.loads(bytes(payloads.object_response({"metadata": {"creationTimestamp": None}}, EXISTS)))
@@ -150,6 +151,7 @@ def ack_row(expected: bool, **route: object) -> object:
     ],
 )
 def test_which_messages_need_an_ack(route: dict, expected: bool):
+    """[41, 76]"""
     assert payloads.needs_ack(message(**route)) is expected
 
 
@@ -166,6 +168,7 @@ def test_notices():
 
 
 def test_delete_options_in_the_forms_edges_use():
+    """[31]"""
     modern = payloads.read_delete_options(
         message(content={"gracePeriodSeconds": 0, "preconditions": {"uid": "u", "resourceVersion": None}})
     )
