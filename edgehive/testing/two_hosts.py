@@ -96,7 +96,7 @@ class TwoHosts:
 
     def join_hosts(self) -> None:
         """A veth pair, one end with each host."""
-        outer = f"eh{os.getpid() % 10**8}"
+        outer = f"ehv{os.getpid() % 10**8}"
         run("ip", "link", "add", outer, "type", "veth", "peer", "name", "uplink", "netns", str(self.edge.pid))
         if not isinstance(self.cloud, Machine):
             run("ip", "link", "set", outer, "netns", str(self.cloud.pid))
