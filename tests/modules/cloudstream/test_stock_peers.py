@@ -1,0 +1,290 @@
+"""Scripted peers that speak as stock halves do, and worse: what they send harms one stream, or ends the tunnel."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+
+from edgehive.kit.http import serve
+from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.testing.streams import NODE, FakeKubelet, StreamPair, echo, edge_stream, stream_pair
+from edgehive.wire import streams, tunnel
+from edgehive.wire.tunnel import Connect, Frame, FrameType
+
+LOG = "/containerLogs/default/web/c"
+EXEC = "POST /exec/default/web/c?command=cat"
+
+
+class StockEdge:
+    """An edge that knows neither windows nor heads."""
+
+    def __init__(self, websocket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        self.websocket = websocket
+
+    async def send(self, id: int, type: int, data: bytes = b"") -> None:
+        await self.websocket.send_frame(tunnel.encode(id, type, data), WSMsgType.TEXT)
+
+    async def receive(self) -> Frame:
+        async with asyncio.timeout(10):
+            message = await self.websocket.receive()
+        assert message.type is WSMsgType.TEXT, message
+        return tunnel.decode(message.data)
+
+    async def connect(self) -> tuple[int, Connect, FrameType]:
+        frame = await self.receive()
+        return frame.connection, tunnel.decode_connect(frame.data), FrameType(frame.type)
+
+    async def closed(self) -> None:
+        async with asyncio.timeout(10):
+            while (await self.websocket.receive()).type not in (WSMsgType.CLOSED, WSMsgType.CLOSE, WSMsgType.ERROR):
+                pass
+
+
+@asynccontextmanager
+async def stock_edge(pair: StreamPair) -> AsyncIterator[StockEdge]:
+    headers = {tunnel.NODE_HEADER: NODE, tunnel.ADDRESS_HEADER: "192.0.2.7"}
+    url = f"ws://127.0.0.1:{pair.door}{tunnel.CONNECT_PATH}"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, headers=headers, autoping=False, decode_text=False) as websocket,
+    ):
+        await pair.connected()
+        yield StockEdge(websocket)
+
+
+class StockCloud:
+    """A cloud's tunnel door that a test plays by hand."""
+
+    def __init__(self) -> None:
+        self.websocket: web.WebSocketResponse | None = None
+        self.headers: dict[str, str] = {}
+        self.connected = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        websocket = web.WebSocketResponse(autoping=False, decode_text=False)
+        await websocket.prepare(request)
+        self.websocket, self.headers = websocket, dict(request.headers)
+        self.connected.set()
+        await self.ended.wait()
+        return websocket
+
+    async def send(self, id: int, type: int, data: bytes = b"") -> None:
+        assert self.websocket is not None
+        await self.websocket.send_frame(tunnel.encode(id, type, data), WSMsgType.TEXT)
+
+    async def ask(self, id: int, type: FrameType, target: str, method: str = "", **header: list[str]) -> None:
+        spelt = {name.replace("_", "-"): values for name, values in header.items()}
+        await self.send(id, type, tunnel.encode_connect(Connect(id, tunnel.url_of(target), spelt, method)))
+
+    async def receive(self) -> Frame:
+        assert self.websocket is not None
+        async with asyncio.timeout(10):
+            while True:
+                message = await self.websocket.receive()
+                if message.type is WSMsgType.TEXT:
+                    return tunnel.decode(message.data)
+                assert message.type is WSMsgType.PING, message
+
+    async def until_removed(self, id: int) -> bytes:
+        data = b""
+        while (frame := await self.receive()).type == FrameType.DATA:
+            assert frame.connection == id
+            data += frame.data
+        assert (frame.connection, frame.type, frame.data) == (id, FrameType.REMOVE, b"")
+        return data
+
+
+@asynccontextmanager
+async def stock_cloud() -> AsyncIterator[tuple[StockCloud, FakeKubelet]]:
+    cloud = StockCloud()
+    app = web.Application()
+    app.router.add_get(tunnel.CONNECT_PATH, cloud.handle)
+    async with (
+        FakeKubelet(upgraded=echo).serving() as kubelet,
+        serve(app, host="127.0.0.1", port=0, drain=0.1) as (_, port),
+    ):
+        running = spawn(edge_stream(port, kubelet.port).run(lambda: None), name="edgestream")
+        try:
+            async with asyncio.timeout(10):
+                await cloud.connected.wait()
+            yield cloud, kubelet
+        finally:
+            cloud.ended.set()
+            await cancel_and_join(running)
+
+
+# Our cloud, a stock edge
+
+
+async def test_a_stock_edge_is_asked_in_frames_it_knows_alone() -> None:
+    async with stream_pair(edge=False) as pair, stock_edge(pair) as edge:
+        asking = spawn(pair.ask(f"GET {LOG}?tailLines=2"), name="ask")
+        id, connect, type = await edge.connect()
+        assert (type, connect.url.target, connect.method) == (FrameType.LOGS, f"{LOG}?tailLines=2", "")
+        for piece in (b"one\n", b"\xff\xfe two\n"):
+            await edge.send(id, FrameType.DATA, piece)
+        await edge.send(id, FrameType.REMOVE)
+        answer = await asking
+        assert (answer.status, await answer.body()) == (200, b"one\n\xff\xfe two\n")
+        asking = spawn(pair.upgrade(EXEC), name="ask")
+        id, connect, type = await edge.connect()
+        assert (type, connect.method, connect.header["Upgrade"]) == (FrameType.EXEC, "POST", ["SPDY/3.1"])
+        await edge.send(id, FrameType.DATA, b"HTTP/1.1 101 Switching Protocols\r\n\r\nhi")
+        assert (await asking).status == 101
+
+
+async def test_credentials_of_the_api_server_do_not_reach_the_node() -> None:
+    async with stream_pair(edge=False) as pair, stock_edge(pair) as edge:
+        asking = spawn(pair.ask(f"GET {LOG}", ["Authorization: Bearer secret", "X-Y: z"]), name="ask")
+        id, connect, _ = await edge.connect()
+        assert connect.header == {"X-Y": ["z"]}
+        await edge.send(id, FrameType.REMOVE)
+        await asking
+
+
+async def test_a_client_that_leaves_is_told_to_the_node_once() -> None:
+    async with stream_pair(edge=False) as pair, stock_edge(pair) as edge:
+        asking = spawn(pair.upgrade(EXEC), name="ask")
+        id, _, _ = await edge.connect()
+        await edge.send(id, FrameType.DATA, b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        (await asking).close()
+        assert await edge.receive() == (id, FrameType.REMOVE, b"")
+        asking = spawn(pair.ask(f"GET {LOG}"), name="ask")
+        id, _, type = await edge.connect()  # and nothing else came in between
+        assert type == FrameType.LOGS
+        await edge.send(id, FrameType.REMOVE)
+        await asking
+
+
+async def test_frames_that_mean_nothing_here_are_counted_and_ignored() -> None:
+    async with stream_pair(edge=False) as pair, stock_edge(pair) as edge:
+        for _ in range(1500):
+            await edge.send(77, FrameType.REMOVE)
+        await edge.send(77, FrameType.DATA, b"for nobody")
+        await edge.send(5, 99, b"?")
+        await edge.send(5, FrameType.LOGS, b"{}")
+        asking = spawn(pair.ask(f"GET {LOG}"), name="ask")
+        id, _, _ = await edge.connect()
+        await edge.send(id, FrameType.DATA, b"fine")
+        await edge.send(id, FrameType.REMOVE)
+        assert await (await asking).body() == b"fine"
+        assert pair.tunnels._by_node[NODE].refused_frames == 2
+
+
+@pytest.mark.parametrize("kind", ["binary", "no frame", "too large"])
+async def test_garbage_ends_the_tunnel_and_tells_those_who_wait(kind: str) -> None:
+    async with stream_pair(edge=False) as pair, stock_edge(pair) as edge:
+        asking = spawn(pair.ask(f"GET {LOG}"), name="ask")
+        await edge.connect()
+        if kind == "binary":
+            await edge.websocket.send_bytes(b"\x01\x03abc")
+        elif kind == "no frame":
+            await edge.websocket.send_frame(b"\xff" * 20, WSMsgType.TEXT)
+        else:
+            await edge.send(1, FrameType.DATA, bytes(tunnel.MAX_DATA + 1000))
+        answer = await asking
+        assert answer.status == 500
+        assert "the tunnel to the node was lost: the other side broke the protocol" in await answer.text()
+        await edge.closed()
+
+
+async def test_a_log_that_nobody_reads_is_ended_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "STOCK_PATIENCE", 0.05)
+    async with stream_pair(edge=False) as pair, stock_edge(pair) as edge:
+        pouring = spawn(pair.upgrade(EXEC), name="slow")
+        slow, _, _ = await edge.connect()
+        await edge.send(slow, FrameType.DATA, b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        answer = await pouring
+        asking = spawn(pair.upgrade(EXEC), name="quick")
+        quick, _, _ = await edge.connect()
+        await edge.send(quick, FrameType.DATA, b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        other = await asking
+        for _ in range(40):  # more than all buffers on the way hold
+            await edge.send(slow, FrameType.DATA, os.urandom(512 * 1024))
+        await edge.send(quick, FrameType.DATA, b"not held up")
+        async with asyncio.timeout(10):
+            assert await other.reader.readexactly(11) == b"not held up"
+        assert await edge.receive() == (slow, FrameType.REMOVE, b"")
+        assert list(pair.tunnels._by_node[NODE].streams) == [quick]
+        answer.close()
+
+
+# A stock cloud, our edge
+
+
+async def test_a_stock_cloud_is_answered_in_frames_it_knows_alone() -> None:
+    async with stock_cloud() as (cloud, kubelet):
+        assert cloud.headers[tunnel.NODE_HEADER] == NODE
+        assert cloud.headers[tunnel.ADDRESS_HEADER] == "192.0.2.7"
+        kubelet.logs[LOG] = kubelet.logs["/metrics"] = b"one\ntwo\n" * 1000
+        await cloud.ask(1, FrameType.LOGS, LOG, Accept_Encoding=["gzip"])
+        assert await cloud.until_removed(1) == kubelet.logs[LOG]
+        assert "gzip" not in kubelet.asked[0]
+        await cloud.ask(2, FrameType.METRICS, "/metrics")
+        assert await cloud.until_removed(2) == kubelet.logs["/metrics"]
+        await cloud.ask(3, FrameType.LOGS, "/containerLogs/default/web/nope")
+        assert await cloud.until_removed(3) == b"no such log"
+
+
+@pytest.mark.parametrize("type", [FrameType.EXEC, FrameType.ATTACH])
+async def test_a_stock_clouds_streams_carry_the_upgrade_and_are_confirmed_when_they_end(type: FrameType) -> None:
+    async with stock_cloud() as (cloud, kubelet):
+        await cloud.ask(4, type, "/exec/default/web/c", "POST", Connection=["Upgrade"], Upgrade=["SPDY/3.1"])
+        head = await cloud.receive()
+        assert head.data.startswith(b"HTTP/1.1 101 ")
+        await cloud.send(4, FrameType.DATA, b"\xff\x00input")
+        assert (await cloud.receive()).data == b"\xff\x00input"
+        for _ in range(1200):  # what a stock cloud does when its client leaves
+            await cloud.send(4, FrameType.REMOVE)
+        assert await cloud.receive() == (4, FrameType.REMOVE, b"")
+        async with asyncio.timeout(10):
+            await kubelet.idle.wait()
+        kubelet.logs[LOG] = b"still here"
+        await cloud.ask(5, FrameType.LOGS, LOG)
+        assert await cloud.until_removed(5) == b"still here"
+
+
+async def test_a_stock_cloud_hears_of_a_kubelet_that_does_not_answer() -> None:
+    async with stock_cloud() as (cloud, kubelet):
+        kubelet.silent = True
+        await cloud.ask(1, FrameType.LOGS, LOG)
+        async with asyncio.timeout(10):
+            while not kubelet.asked:
+                await asyncio.sleep(0.01)
+        await cloud.send(1, FrameType.REMOVE)
+        assert await cloud.receive() == (1, FrameType.REMOVE, b"")
+
+
+async def test_requests_that_are_none_end_alone() -> None:
+    async with stock_cloud() as (cloud, kubelet):
+        kubelet.logs[LOG] = b"fine"
+        for id, data in ((1, b"no json"), (2, b'{"MessID":2,"url":{"Path":"/a","RawQuery":"x y\\r\\n"},"header":{}}')):
+            await cloud.send(id, FrameType.LOGS, data)
+            assert await cloud.receive() == (id, FrameType.REMOVE, b"")
+        await cloud.ask(3, FrameType.LOGS, LOG)
+        assert await cloud.until_removed(3) == b"fine"
+
+
+async def test_only_the_nodes_own_kubelet_is_dialled_whatever_the_cloud_names() -> None:
+    async with stock_cloud() as (cloud, kubelet):
+        kubelet.logs[LOG] = b"mine"
+        connect = Connect(1, tunnel.url_of(LOG), {"Host": ["evil"]})
+        connect.url.host = "192.0.2.99:80"
+        await cloud.send(1, FrameType.LOGS, tunnel.encode_connect(connect))
+        assert await cloud.until_removed(1) == b"mine"
+
+
+async def test_an_edge_that_is_told_to_go_comes_back() -> None:
+    async with stock_cloud() as (cloud, kubelet):
+        kubelet.logs[LOG] = b"again"
+        cloud.connected.clear()
+        await cloud.send(0, FrameType.CLOSE_TUNNEL, b"failed to Update KubeletEndpoint Port")
+        async with asyncio.timeout(10):
+            await cloud.connected.wait()
+        await cloud.ask(1, FrameType.LOGS, LOG)
+        assert await cloud.until_removed(1) == b"again"
