@@ -45,6 +45,7 @@ from edgehive.edgecore.edged.resolver import parse_resolv_conf
 from edgehive.edgecore.edged.runtime import NodeFacts, PodRuntime
 from edgehive.edgecore.edged.static_pods import StaticPods
 from edgehive.edgecore.edged.stats import StatsSummary
+from edgehive.edgecore.edged.storage_limits import StorageLimits
 from edgehive.edgecore.edged.volumes.claims import ClaimedVolumes
 from edgehive.edgecore.edged.volumes.local import LocalVolumes
 from edgehive.edgecore.edged.volumes.projected import ProjectedVolumes
@@ -200,6 +201,15 @@ class Edged:
             group.create_task(keeper.run(), name="edged housekeeping")
             self._evictor = self._make_evictor(keeper)
             group.create_task(self._evictor.run(), name="edged eviction")
+            if self._kubelet.local_storage_capacity_isolation:
+                limits = StorageLimits(
+                    self._pods,
+                    StatsSummary(self._cri, self._clock, self._node_name),
+                    root=self._root,
+                    pod_logs=self._runtime.facts.node.pod_logs,
+                    tell=self._tell,
+                )
+                group.create_task(limits.run(), name="edged storage limits")
             group.create_task(self._listen(keeper), name="edged mailbox")
 
     def _make_evictor(self, keeper: Housekeeping) -> Evictor:

@@ -117,18 +117,18 @@ def message(shortage: Shortage, candidate: Candidate) -> str:
     """What the pod's status and its event say."""
     text = (
         f"The node was low on resource: {shortage.resource}. "
-        f"Threshold quantity: {_binary(shortage.threshold)}, available: {_binary(shortage.available)}. "
+        f"Threshold quantity: {binary_units(shortage.threshold)}, available: {binary_units(shortage.available)}. "
     )
     for item in candidate.shares:
         if item.used > item.requested:
             text += (
-                f"Container {item.container} was using {_binary(item.used)}, request is {_binary(item.requested)}, "
+                f"Container {item.container} was using {binary_units(item.used)}, request is {binary_units(item.requested)}, "
                 f"has larger consumption of {shortage.resource}. "
             )
     return text
 
 
-def _binary(amount: int) -> str:
+def binary_units(amount: int) -> str:
     """The largest binary unit that holds it exactly, as Kubernetes prints quantities."""
     for unit in ("", "Ki", "Mi", "Gi"):
         if amount % 1024 or not amount:

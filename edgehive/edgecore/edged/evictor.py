@@ -8,14 +8,12 @@ Go: pkg/kubelet/eviction/eviction_manager.go
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from edgehive.api.config.durations import seconds
 from edgehive.api.config.edgecore import TailoredKubeletConfig
-from edgehive.edgecore.edged import podspec
 from edgehive.edgecore.edged.cri import RuntimeRefused
 from edgehive.edgecore.edged.eviction import (
     DISK,
@@ -34,7 +32,7 @@ from edgehive.edgecore.edged.plan import DEFAULT_GRACE_SECONDS, Termination, eve
 from edgehive.edgecore.edged.pods import Pods, PodWorker
 from edgehive.edgecore.edged.runtime import Tell
 from edgehive.edgecore.edged.stats import Reading, StatsSummary
-from edgehive.edgecore.edged.volumes.local import pod_directory
+from edgehive.edgecore.edged.storage_use import empty_dirs, log_folder, on_disk
 from edgehive.kit.clock import Clock
 from edgehive.kube import quantity
 from edgehive.protos import cri_pb2 as cri
@@ -45,9 +43,20 @@ _LOOK_SECONDS = 10.0
 #: The next pod goes when the last one is gone, or after this long.
 _CLEANUP_SECONDS = 30.0
 _SYSTEM_CRITICAL = 2_000_000_000
-_IMMEDIATE_SECONDS = 1
-#: Counting files stops here: an estimate is good enough to find the greedy ones.
-_MAX_FILES = 200_000
+IMMEDIATE_SECONDS = 1
+
+
+def is_critical(worker: PodWorker) -> bool:
+    """Nobody would bring it back, or the system depends on it."""
+    return is_static(worker.document) or (worker.pod.spec.priority or 0) >= _SYSTEM_CRITICAL
+
+
+def give_up(worker: PodWorker, ending: Termination, tell: Tell) -> None:
+    """End the pod as Failed, and say why."""
+    meta = worker.pod.metadata
+    log.warning("evicting pod %s/%s: %s", meta.namespace, meta.name, ending.message)
+    tell(worker.pod, "", "Warning", ending.reason, ending.message)
+    worker.evict(ending)
 
 
 class Evictor:
@@ -165,17 +174,14 @@ class Evictor:
             self._helpless = True
             return
         worker = workers[chosen.uid]
-        text = message(short, chosen)
-        meta = worker.pod.metadata
-        log.warning("evicting pod %s/%s: %s", meta.namespace, meta.name, text)
-        self._tell(worker.pod, "", "Warning", "Evicted", text)
         self._ending = (chosen.uid, self._clock.now())
-        worker.evict(Termination(_IMMEDIATE_SECONDS if hard else self._soft_grace(worker), "Evicted", text))
+        grace = IMMEDIATE_SECONDS if hard else self._soft_grace(worker)
+        give_up(worker, Termination(grace, "Evicted", message(short, chosen), disruption=True), self._tell)
 
     def _soft_grace(self, worker: PodWorker) -> int:
         own = worker.pod.spec.termination_grace_period_seconds
         grace = DEFAULT_GRACE_SECONDS if own is None else own
-        return max(_IMMEDIATE_SECONDS, min(grace, self._config.eviction_max_pod_grace_period))
+        return max(IMMEDIATE_SECONDS, min(grace, self._config.eviction_max_pod_grace_period))
 
     def _candidates(self, short: Shortage, workers: Sequence[PodWorker], reading: Reading) -> list[Candidate]:
         measured = {item.attributes.id: item for item in reading.containers}
@@ -187,7 +193,7 @@ class Evictor:
                 self._beside(short.resource, worker),
             )
             for worker in workers
-            if not is_static(worker.document) and (worker.pod.spec.priority or 0) < _SYSTEM_CRITICAL
+            if not is_critical(worker)
         ]
 
     def _shares(self, resource: str, worker: PodWorker, measured: Mapping[str, cri.ContainerStats]) -> Iterator[Share]:
@@ -199,15 +205,14 @@ class Evictor:
             requested = (spec.resources.requests or {}).get(resource)
             used = _used(resource, stats)
             if resource != MEMORY:
-                used += _on_disk(Path(podspec.log_directory(worker.pod, self._pod_logs)) / seen.name, resource)
+                used += on_disk(log_folder(worker.pod, self._pod_logs, seen.name), resource)
             yield Share(seen.name, used, int(quantity.parse(requested)) if requested is not None else 0)
 
     def _beside(self, resource: str, worker: PodWorker) -> int:
         """emptyDirs."""
         if resource == MEMORY:
             return 0
-        folder = pod_directory(self._root, worker.uid) / "volumes" / "kubernetes.io~empty-dir"
-        return _on_disk(folder, resource)
+        return on_disk(empty_dirs(self._root, worker.uid), resource)
 
 
 def _used(resource: str, stats: cri.ContainerStats) -> int:
@@ -217,34 +222,3 @@ def _used(resource: str, stats: cri.ContainerStats) -> int:
         INODES: stats.writable_layer.inodes_used.value,
     }
     return int(amounts[resource])
-
-
-def _on_disk(folder: Path, resource: str) -> int:
-    """Bytes or files below it, on its own file system: what is in memory takes no disk."""
-    try:
-        device = folder.stat().st_dev
-    except OSError:
-        return 0
-    total = files = 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if _device(os.path.join(place, name)) == device]
-        for name in names:
-            files += 1
-            if files > _MAX_FILES:
-                return total if resource == DISK else files
-            total += _size(os.path.join(place, name))
-    return total if resource == DISK else files
-
-
-def _device(path: str) -> int:
-    try:
-        return os.lstat(path).st_dev
-    except OSError:
-        return -1
-
-
-def _size(path: str) -> int:
-    try:
-        return os.lstat(path).st_blocks * 512
-    except OSError:
-        return 0

@@ -144,11 +144,15 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Termination:
-    """Why a pod must end. `reason` and `message` reach the pod's status where Kubernetes reports them."""
+    """Why a pod must end. `reason` and `message` reach the pod's status where Kubernetes reports them.
+
+    `disruption`: it is none of the pod's own doing.
+    """
 
     grace_seconds: int
     reason: str = ""
     message: str = ""
+    disruption: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,7 +264,7 @@ class _Report:
             self._condition("ContainersReady", *containers_ready),
             self._condition("PodScheduled", True),
         ]
-        if self.desired.evicted is not None:
+        if self.desired.evicted is not None and self.desired.evicted.disruption:
             message = self.desired.evicted.message
             conditions.insert(0, self._condition("DisruptionTarget", True, "TerminationByKubelet", message))
         return conditions
