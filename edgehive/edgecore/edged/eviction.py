@@ -122,8 +122,8 @@ def message(shortage: Shortage, candidate: Candidate) -> str:
     for item in candidate.shares:
         if item.used > item.requested:
             text += (
-                f"Container {item.container} was using {binary_units(item.used)}, request is {binary_units(item.requested)}, "
-                f"has larger consumption of {shortage.resource}. "
+                f"Container {item.container} was using {binary_units(item.used)}, "
+                f"request is {binary_units(item.requested)}, has larger consumption of {shortage.resource}. "
             )
     return text
 
