@@ -23,7 +23,7 @@ from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
 from edgehive.edgecore.metamanager import envelope, onward
 from edgehive.edgecore.metamanager.cloud import Cloud
-from edgehive.edgecore.metamanager.envelope import BadObject
+from edgehive.edgecore.metamanager.envelope import Age, BadObject
 from edgehive.edgecore.metamanager.metastore import Metastore, Saved
 from edgehive.edgecore.metamanager.onward import Ask, Keep, Onward
 from edgehive.edgecore.metamanager.questions import Questions
@@ -77,7 +77,7 @@ class MetaManager:
         self._mailbox = bus.register(self.name, self.group)
         self._store = Metastore(database)
         self._cloud = Cloud(bus, hub, clock, timeout)
-        self._questions = Questions(self._store, self._cloud, clock)
+        self._questions = Questions(self._store, self._keep_queried, self._cloud, clock)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Semaphore(CLOUD_LIMIT)
         self._requests = 0
@@ -172,7 +172,10 @@ class MetaManager:
             document = envelope.answered_object(answer.object, resource)
             await self._put(resource, document, _listener(resource.type), Operation.UPDATE)
 
-    async def _put(self, resource: Resource, document: Document, tell: str, operation: str) -> None:
+    async def _put(
+        self, resource: Resource, document: Document, tell: str, operation: str, *, asked: bool = False
+    ) -> None:
+        """Store and tell; with `asked`, whoever asked for the object learns of it there and is told of news only."""
         if document.meta.uid in self._ended:
             # An answer or a repetition that its own deletion has overtaken: that life is over for good.
             log.info("%s is not stored: this life of it has ended", resource)
@@ -182,12 +185,20 @@ class MetaManager:
         self._questions.confirm(resource)
         if saved.stored and resource.type == ResourceType.POD and _is_new_life(saved, document):
             self._questions.doubt(resource.namespace)
-        if tell and (saved.stored or key in self._untold):
+        if tell and (saved.stored or key in self._untold) and not (asked and saved.age is Age.NEW):
             self._untold.add(key)
             if saved.previous is not None and _is_new_life(saved, document):
                 await self._tell(tell, Operation.DELETE, resource, saved.previous)
             await self._tell(tell, operation, resource, document)
             self._untold.discard(key)
+
+    async def _keep_queried(self, resource: Resource, document: Document) -> None:
+        """Pods that use an older version hear of this one: its push will look like a repetition."""
+        try:
+            async with self._turn(str(resource)):
+                await self._put(resource, document, _listener(resource.type), Operation.UPDATE, asked=True)
+        except MailboxFull as error:
+            log.error("%s is stored, but its module is busy: %s", resource, error)
 
     async def _remove(self, message: Message, resource: Resource, decision: Onward) -> None:
         uid = envelope.deleted_uid(bytes(message.content))

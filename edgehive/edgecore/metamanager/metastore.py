@@ -6,6 +6,7 @@ newer than its row is decided inside that transaction. Rows are only ever remove
 Go: edge/pkg/metamanager/dao
 """
 
+import logging
 import sqlite3
 from dataclasses import dataclass
 
@@ -19,9 +20,12 @@ from edgehive.edgecore.metamanager.envelope import Age, compare
 from edgehive.kit.sqlite import Database
 from edgehive.wire import codec
 from edgehive.wire.inventory import Held
+from edgehive.wire.link import ProtocolError
 from edgehive.wire.names import ResourceType
 from edgehive.wire.payloads import read_error
 from edgehive.wire.resource import NULL_NAMESPACE, Resource
+
+log = logging.getLogger("edgehive.metamanager")
 
 #: Their keys are no paths, and the cloud keeps no record of them.
 _TOKENS = ResourceType.SERVICE_ACCOUNT_TOKEN
@@ -135,8 +139,14 @@ class Metastore:
         def work(connection: sqlite3.Connection) -> list[tuple[int, str]]:
             return connection.execute("SELECT sequence, message FROM unanswered ORDER BY sequence").fetchall()
 
-        rows = await self._database.read(work)
-        return [Unanswered(sequence, codec.decode(frame.encode())) for sequence, frame in rows]
+        found = []
+        for sequence, frame in await self._database.read(work):
+            try:
+                found.append(Unanswered(sequence, codec.decode(frame.encode())))
+            except ProtocolError as error:
+                log.error("a status patch kept on disk cannot be read and is given up: %s", error)
+                await self.forget_unanswered(sequence)
+        return found
 
     async def is_unanswered(self, sequence: int) -> bool:
         """Whether a request still is the newest for its resource."""

@@ -10,6 +10,7 @@ Go: edge/pkg/metamanager/process.go (processRemoteQuery)
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -31,6 +32,8 @@ from edgehive.wire.resource import Resource
 
 log = logging.getLogger("edgehive.metamanager")
 
+Keep = Callable[[Resource, Document], Awaitable[None]]
+
 #: Kinds of which "not stored and no link" means "not there": a pod may do without an optional one.
 _ABSENT_OFFLINE = frozenset(
     {
@@ -49,10 +52,11 @@ _NEVER_PUSHED = frozenset(
 
 
 class Questions:
-    """One per metamanager."""
+    """One per metamanager; `keep` stores an object that came as an answer."""
 
-    def __init__(self, store: Metastore, cloud: Cloud, clock: Clock) -> None:
+    def __init__(self, store: Metastore, keep: Keep, cloud: Cloud, clock: Clock) -> None:
         self._store = store
+        self._keep_object = keep
         self._cloud = cloud
         self._clock = clock
         self._current: set[str] = set()
@@ -76,7 +80,8 @@ class Questions:
 
     def confirm(self, resource: Resource) -> None:
         """This row came from the cloud over the present link."""
-        self._current.add(str(resource))
+        if resource.type not in _NEVER_PUSHED:
+            self._current.add(str(resource))
 
     def doubt(self, namespace: str = "") -> None:
         """Rows of this namespace (or all) may have changed unseen."""
@@ -132,13 +137,12 @@ class Questions:
                 if not tokens.is_usable(document):
                     raise ServerError(f"the cloud answered {resource} with an empty token")
                 await self._store.save_token(key, document)
+                self.confirm(resource)
             elif resource.type not in _NEVER_STORED:
-                await self._store.save(resource, document)
+                await self._keep_object(resource, document)
         except (DatabaseError, sqlite3.Error) as error:
             log.error("the answer for %s could not be stored: %s", resource, error)
             return False
-        if resource.type not in _NEVER_PUSHED:
-            self.confirm(resource)
         return True
 
     async def _forget(self, resource: Resource, stored: Document | None) -> None:

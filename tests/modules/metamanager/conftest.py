@@ -68,7 +68,7 @@ class Node:
     """One running metamanager and its neighbours."""
 
     def __init__(self, bus: Bus, hub: Hub, database: Any, clock: FixedClock) -> None:
-        self.bus, self.hub, self.clock = bus, hub, clock
+        self.bus, self.hub, self.clock, self.database = bus, hub, clock, database
         self.edged = bus.register("edged", "edged")
         self.module = MetaManager(bus, database, clock, "edge-1", timeout=5)
         self.client = MetaClient(bus, clock, timeout=5)

@@ -260,3 +260,33 @@ async def test_what_an_edge_cannot_do_is_said_plainly(node):
         await node.client.delete(CONFIG_MAPS, "cm", "default")
     with pytest.raises(MethodNotAllowed):
         node.client.watch(PODS)
+
+
+async def test_news_in_an_answer_reach_the_pods_that_use_an_older_version(node, config_map):
+    """The push of that version comes later and looks like a repetition."""
+    await node.connect()
+    await node.push("update", CM, config_map("old", version=5))
+    assert (await node.told()).header.resourceversion == "5"
+    await node.connect(False)
+    await node.connect(True)
+    node.hub.answers["query", CM] = lambda m: config_map("new", version=7)
+    await node.client.get(CONFIG_MAPS, "cm", "default")
+    told = await node.told()
+    assert (told.route.operation, told.header.resourceversion) == ("update", "7")
+    await node.hub.wait_for_ack(await node.push("update", CM, config_map("new", version=7)))
+    assert len(node.edged) == 0
+
+
+async def test_a_kept_patch_that_cannot_be_read_is_given_up_and_stops_nothing(restart):
+    async with restart() as node:
+        with pytest.raises(Unreachable):
+            await patch_status(node)
+        torn = "INSERT INTO unanswered (key, message) VALUES ('default/podpatch/torn', '{')"
+        await node.database.write(lambda connection: connection.execute(torn) and None)
+    async with restart() as node:
+        node.hub.answers["patch", "default/podpatch/web"] = lambda m: "OK"
+        await node.connect()
+        await node.hub.wait_for("patch", "default/podpatch/web")
+        async with asyncio.timeout(5):
+            while await node.store.unanswered():
+                await asyncio.sleep(0.01)
