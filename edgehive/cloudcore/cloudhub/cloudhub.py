@@ -45,6 +45,9 @@ class HubMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.connected = Gauge("edgehive_hub_sessions", "Nodes connected.", registry=registry)
         self.refused = Counter("edgehive_hub_refused_messages", "Messages a node may not send.", registry=registry)
+        self.dropped = Counter(
+            "edgehive_hub_dropped_messages", "Answers and notices a node was too slow for.", registry=registry
+        )
         self.links = LinkMetrics(registry)
         self.refusals = Refusals("hub", log, registry)
 
@@ -110,6 +113,7 @@ class CloudHub:
             on_keepalive=self._sessions.heard,
             on_hello=self._greet,
             on_inventory=self._compare,
+            on_dropped=self._count_dropped,
         )
         self._sessions.enter(session)
         self._metrics.connected.set(len(self._sessions))
@@ -125,6 +129,11 @@ class CloudHub:
             last = self._sessions.leave(session)
             self._metrics.connected.set(len(self._sessions))
             log.info("session %d of node %s ended%s: %s", session.epoch, node, "" if last else " (replaced)", reason)
+
+    def _count_dropped(self, session: Session, count: int) -> None:
+        """Answers and notices make room for newer ones when a node is too slow; it asks again for what it needs."""
+        self._metrics.dropped.inc(count)
+        log.debug("node %s reads too slowly: %d of the oldest answers and notices dropped", session.node, count)
 
     def _greet(self, session: Session) -> None:
         """An edge of ours is asked what it holds as soon as it says that it can tell."""

@@ -54,6 +54,7 @@ class Outbox:
 
     def __init__(self, *, pushes: int = 4096, replies: int = 1024, notices: int = 1024) -> None:
         self.overflowed = False
+        #: Taken off the front since somebody last looked; objects never are.
         self.dropped = 0
         self._limit = pushes
         self._replies_limit = replies

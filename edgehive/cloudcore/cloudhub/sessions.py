@@ -39,6 +39,7 @@ class Session:
         on_keepalive: Callable[["Session"], None],
         on_hello: Callable[["Session"], None],
         on_inventory: Callable[["Session", Message], None],
+        on_dropped: Callable[["Session", int], None],
     ) -> None:
         self.node = link.peer.node
         self.epoch = epoch
@@ -53,6 +54,7 @@ class Session:
         self._on_keepalive = on_keepalive
         self._on_hello = on_hello
         self._on_inventory = on_inventory
+        self._on_dropped = on_dropped
         #: What this edge can do beyond Go; None before its first keepalive.
         self.offers: frozenset[str] | None = None
 
@@ -60,11 +62,11 @@ class Session:
 
     def notice(self, message: Message) -> None:
         self.outbox.notice(message)
-        self._wake.set()
+        self._filled()
 
     def reply(self, parcel: Parcel) -> None:
         self.outbox.reply(parcel)
-        self._wake.set()
+        self._filled()
 
     def push(self, parcel: Parcel) -> Verdict:
         verdict = self.outbox.push(parcel)
@@ -73,6 +75,12 @@ class Session:
 
     def release(self, uid: str) -> None:
         self.outbox.release(uid)
+        self._wake.set()
+
+    def _filled(self) -> None:
+        if self.outbox.dropped:
+            self._on_dropped(self, self.outbox.dropped)
+            self.outbox.dropped = 0
         self._wake.set()
 
     # Life

@@ -192,3 +192,13 @@ def test_whatever_happens_the_last_word_arrives_last(script: list[tuple[str, str
         # An older version that is acknowledged late never hides that the newest was sent.
         assert stored[uid] is not None
         assert stored[uid] >= newest[uid] or stored[uid] == newest[uid]  # type: ignore[operator]
+
+
+def test_what_makes_room_is_counted_and_is_never_an_object() -> None:
+    outbox = Outbox(pushes=2, replies=2, notices=2)
+    for number in range(5):
+        outbox.notice(parcel("n", number).message)
+        outbox.reply(parcel("r", number))
+    outbox.push(parcel("a", 1))
+    assert outbox.dropped == 6
+    assert versions(outbox) == ["update 3", "update 4", "update 3", "update 4", "update 1"]
