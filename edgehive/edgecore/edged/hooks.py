@@ -6,14 +6,18 @@ Go: pkg/probe, pkg/kubelet/lifecycle/handlers.go
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
+from yarl import URL
 
 from edgehive.api.core import Container, ExecAction, HTTPGetAction, IntOrString, TCPSocketAction
 from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
 
 _MAX_BODY = 10 * 1024
+_MAX_REDIRECTS = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,10 @@ async def run_command(client: CriClient, target: Target, action: ExecAction, tim
 
 
 async def get_page(target: Target, action: HTTPGetAction, timeout: float) -> str:
-    """ "" for a status from 200 to 399. Certificates are not looked at, as Kubernetes documents for probes."""
+    """ "" for a status from 200 to 399, redirects within the host followed.
+
+    Certificates are not looked at, as Kubernetes documents for probes.
+    """
     try:
         port = port_number(target.container, action.port)
     except ValueError as error:
@@ -50,19 +57,25 @@ async def get_page(target: Target, action: HTTPGetAction, timeout: float) -> str
     url = f"{action.scheme.lower() or 'http'}://{host}:{port}{_slashed(action.path)}"
     headers = {"User-Agent": "kube-probe/1.32", "Accept": "*/*"}
     headers |= {item.name: item.value for item in action.http_headers or ()}
-    limit = aiohttp.ClientTimeout(total=timeout)
     try:
-        async with (
-            aiohttp.ClientSession(timeout=limit) as session,
-            session.get(url, headers=headers, ssl=False, allow_redirects=False) as answer,
-        ):
-            if 200 <= answer.status < 400:
-                return ""
-            return f"HTTP probe failed with statuscode: {answer.status}"
+        async with asyncio.timeout(timeout), aiohttp.ClientSession() as session:
+            return await _follow(session, URL(url), headers)
     except TimeoutError:
         return f'Get "{url}": no answer within {timeout:g}s'
     except (aiohttp.ClientError, ValueError) as error:
         return f'Get "{url}": {error}'
+
+
+async def _follow(session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str]) -> str:
+    for _ in range(_MAX_REDIRECTS):
+        async with session.get(url, headers=headers, ssl=False, allow_redirects=False) as answer:
+            onward = answer.headers.get("Location") if answer.status in _REDIRECTS else None
+            target = url.join(URL(onward)) if onward else None
+            # Another host's health says nothing of this container's; that it answered does.
+            if target is None or target.host != url.host:
+                return "" if 200 <= answer.status < 400 else f"HTTP probe failed with statuscode: {answer.status}"
+            url = target
+    return f'Get "{url}": stopped after {_MAX_REDIRECTS} redirects'
 
 
 async def open_port(target: Target, action: TCPSocketAction, timeout: float) -> str:

@@ -82,7 +82,9 @@ def target(port: int = 0) -> Target:
 async def test_http_and_tcp() -> None:
     async def answer(request: web.Request) -> web.Response:
         assert request.headers["User-Agent"].startswith("kube-probe/")
-        return web.Response(status=int(request.path.strip("/") or 200))
+        status, _, onward = request.path.strip("/").partition("/")
+        places = {"to": request.query.get("to", ""), "loop": request.path}
+        return web.Response(status=int(status or 200), headers={"Location": places[onward]} if onward else {})
 
     app = web.Application()
     app.router.add_get("/{status:.*}", answer)
@@ -91,6 +93,15 @@ async def test_http_and_tcp() -> None:
         assert await get_page(target(port), HTTPGetAction(port=port, path="302"), 5) == ""
         said = await get_page(target(port), HTTPGetAction(port=port, path="/503"), 5)
         assert said == "HTTP probe failed with statuscode: 503"
+        for where, said in (
+            ("/302/to?to=/204", ""),
+            ("/302/to?to=/500", "HTTP probe failed with statuscode: 500"),
+            ("/302/to?to=http://elsewhere.invalid/500", ""),
+            ("/302/to?to=/302/to%3Fto=/503", "HTTP probe failed with statuscode: 503"),
+        ):
+            assert await get_page(target(port), HTTPGetAction(port=port, path=where), 5) == said
+        said = await get_page(target(port), HTTPGetAction(port=port, path="/302/loop"), 5)
+        assert said.endswith("stopped after 10 redirects")
         assert await open_port(target(port), TCPSocketAction(port="web"), 5) == ""
     assert (await open_port(target(port), TCPSocketAction(port=port), 5)).startswith(f"dial tcp 127.0.0.1:{port}: ")
     assert "container c has no port named 'admin'" in await open_port(target(), TCPSocketAction(port="admin"), 5)
