@@ -208,14 +208,22 @@ class StreamPair:
 
 async def locate(_: str, pod: str) -> str:
     """Every pod is on the node, but `nowhere` and `elsewhere`."""
+    return _place(pod, NODE)
+
+
+def _place(pod: str, node: str) -> str:
     if pod == "nowhere":
         raise NotFound(f'pods "{pod}" not found')
-    return {"elsewhere": "n2", "unbound": ""}.get(pod, NODE)
+    return {"elsewhere": "n2", "unbound": ""}.get(pod, node)
 
 
 @asynccontextmanager
-async def stream_pair(*, edge: bool = True) -> AsyncIterator[StreamPair]:
+async def stream_pair(*, edge: bool = True, node: str = NODE) -> AsyncIterator[StreamPair]:
     """cloudstream's doors and, unless `edge` is false, an edgestream with its tunnel open."""
+
+    async def locate(_: str, pod: str) -> str:
+        return _place(pod, node)
+
     async with AsyncExitStack() as stack:
         kubelet = await stack.enter_async_context(FakeKubelet(upgraded=echo).serving())
         tunnels = Tunnels(enforced=False)

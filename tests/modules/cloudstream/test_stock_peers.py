@@ -5,117 +5,23 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
-from edgehive.kit.http import serve
-from edgehive.kit.tasks import cancel_and_join, spawn
-from edgehive.testing.streams import NODE, FakeKubelet, StreamPair, echo, edge_stream, stream_pair
+from edgehive.kit.tasks import spawn
+from edgehive.testing.stream_peers import StockCloud, stock_cloud, stock_edge
+from edgehive.testing.streams import NODE, FakeKubelet, echo, stream_pair
 from edgehive.wire import streams, tunnel
-from edgehive.wire.tunnel import Connect, Frame, FrameType
+from edgehive.wire.tunnel import Connect, FrameType
 
 LOG = "/containerLogs/default/web/c"
 EXEC = "POST /exec/default/web/c?command=cat"
 
 
-class StockEdge:
-    """An edge that knows neither windows nor heads."""
-
-    def __init__(self, websocket: aiohttp.ClientWebSocketResponse[bool]) -> None:
-        self.websocket = websocket
-
-    async def send(self, id: int, type: int, data: bytes = b"") -> None:
-        await self.websocket.send_frame(tunnel.encode(id, type, data), WSMsgType.TEXT)
-
-    async def receive(self) -> Frame:
-        async with asyncio.timeout(10):
-            message = await self.websocket.receive()
-        assert message.type is WSMsgType.TEXT, message
-        return tunnel.decode(message.data)
-
-    async def connect(self) -> tuple[int, Connect, FrameType]:
-        frame = await self.receive()
-        return frame.connection, tunnel.decode_connect(frame.data), FrameType(frame.type)
-
-    async def closed(self) -> None:
-        async with asyncio.timeout(10):
-            while (await self.websocket.receive()).type not in (WSMsgType.CLOSED, WSMsgType.CLOSE, WSMsgType.ERROR):
-                pass
-
-
 @asynccontextmanager
-async def stock_edge(pair: StreamPair) -> AsyncIterator[StockEdge]:
-    headers = {tunnel.NODE_HEADER: NODE, tunnel.ADDRESS_HEADER: "192.0.2.7"}
-    url = f"ws://127.0.0.1:{pair.door}{tunnel.CONNECT_PATH}"
-    async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect(url, headers=headers, autoping=False, decode_text=False) as websocket,
-    ):
-        await pair.connected()
-        yield StockEdge(websocket)
-
-
-class StockCloud:
-    """A cloud's tunnel door that a test plays by hand."""
-
-    def __init__(self) -> None:
-        self.websocket: web.WebSocketResponse | None = None
-        self.headers: dict[str, str] = {}
-        self.connected = asyncio.Event()
-        self.ended = asyncio.Event()
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        websocket = web.WebSocketResponse(autoping=False, decode_text=False)
-        await websocket.prepare(request)
-        self.websocket, self.headers = websocket, dict(request.headers)
-        self.connected.set()
-        await self.ended.wait()
-        return websocket
-
-    async def send(self, id: int, type: int, data: bytes = b"") -> None:
-        assert self.websocket is not None
-        await self.websocket.send_frame(tunnel.encode(id, type, data), WSMsgType.TEXT)
-
-    async def ask(self, id: int, type: FrameType, target: str, method: str = "", **header: list[str]) -> None:
-        spelt = {name.replace("_", "-"): values for name, values in header.items()}
-        await self.send(id, type, tunnel.encode_connect(Connect(id, tunnel.url_of(target), spelt, method)))
-
-    async def receive(self) -> Frame:
-        assert self.websocket is not None
-        async with asyncio.timeout(10):
-            while True:
-                message = await self.websocket.receive()
-                if message.type is WSMsgType.TEXT:
-                    return tunnel.decode(message.data)
-                assert message.type is WSMsgType.PING, message
-
-    async def until_removed(self, id: int) -> bytes:
-        data = b""
-        while (frame := await self.receive()).type == FrameType.DATA:
-            assert frame.connection == id
-            data += frame.data
-        assert (frame.connection, frame.type, frame.data) == (id, FrameType.REMOVE, b"")
-        return data
-
-
-@asynccontextmanager
-async def stock_cloud() -> AsyncIterator[tuple[StockCloud, FakeKubelet]]:
-    cloud = StockCloud()
-    app = web.Application()
-    app.router.add_get(tunnel.CONNECT_PATH, cloud.handle)
-    async with (
-        FakeKubelet(upgraded=echo).serving() as kubelet,
-        serve(app, host="127.0.0.1", port=0, drain=0.1) as (_, port),
-    ):
-        running = spawn(edge_stream(port, kubelet.port).run(lambda: None), name="edgestream")
-        try:
-            async with asyncio.timeout(10):
-                await cloud.connected.wait()
-            yield cloud, kubelet
-        finally:
-            cloud.ended.set()
-            await cancel_and_join(running)
+async def cloud_and_kubelet() -> AsyncIterator[tuple[StockCloud, FakeKubelet]]:
+    async with FakeKubelet(upgraded=echo).serving() as kubelet, stock_cloud(kubelet.port) as cloud:
+        yield cloud, kubelet
 
 
 # Our cloud, a stock edge
@@ -218,7 +124,7 @@ async def test_a_log_that_nobody_reads_is_ended_alone(monkeypatch: pytest.Monkey
 
 
 async def test_a_stock_cloud_is_answered_in_frames_it_knows_alone() -> None:
-    async with stock_cloud() as (cloud, kubelet):
+    async with cloud_and_kubelet() as (cloud, kubelet):
         assert cloud.headers[tunnel.NODE_HEADER] == NODE
         assert cloud.headers[tunnel.ADDRESS_HEADER] == "192.0.2.7"
         kubelet.logs[LOG] = kubelet.logs["/metrics"] = b"one\ntwo\n" * 1000
@@ -233,7 +139,7 @@ async def test_a_stock_cloud_is_answered_in_frames_it_knows_alone() -> None:
 
 @pytest.mark.parametrize("type", [FrameType.EXEC, FrameType.ATTACH])
 async def test_a_stock_clouds_streams_carry_the_upgrade_and_are_confirmed_when_they_end(type: FrameType) -> None:
-    async with stock_cloud() as (cloud, kubelet):
+    async with cloud_and_kubelet() as (cloud, kubelet):
         await cloud.ask(4, type, "/exec/default/web/c", "POST", Connection=["Upgrade"], Upgrade=["SPDY/3.1"])
         head = await cloud.receive()
         assert head.data.startswith(b"HTTP/1.1 101 ")
@@ -250,7 +156,7 @@ async def test_a_stock_clouds_streams_carry_the_upgrade_and_are_confirmed_when_t
 
 
 async def test_a_stock_cloud_hears_of_a_kubelet_that_does_not_answer() -> None:
-    async with stock_cloud() as (cloud, kubelet):
+    async with cloud_and_kubelet() as (cloud, kubelet):
         kubelet.silent = True
         await cloud.ask(1, FrameType.LOGS, LOG)
         async with asyncio.timeout(10):
@@ -261,7 +167,7 @@ async def test_a_stock_cloud_hears_of_a_kubelet_that_does_not_answer() -> None:
 
 
 async def test_requests_that_are_none_end_alone() -> None:
-    async with stock_cloud() as (cloud, kubelet):
+    async with cloud_and_kubelet() as (cloud, kubelet):
         kubelet.logs[LOG] = b"fine"
         for id, data in ((1, b"no json"), (2, b'{"MessID":2,"url":{"Path":"/a","RawQuery":"x y\\r\\n"},"header":{}}')):
             await cloud.send(id, FrameType.LOGS, data)
@@ -271,7 +177,7 @@ async def test_requests_that_are_none_end_alone() -> None:
 
 
 async def test_only_the_nodes_own_kubelet_is_dialled_whatever_the_cloud_names() -> None:
-    async with stock_cloud() as (cloud, kubelet):
+    async with cloud_and_kubelet() as (cloud, kubelet):
         kubelet.logs[LOG] = b"mine"
         connect = Connect(1, tunnel.url_of(LOG), {"Host": ["evil"]})
         connect.url.host = "192.0.2.99:80"
@@ -280,7 +186,7 @@ async def test_only_the_nodes_own_kubelet_is_dialled_whatever_the_cloud_names() 
 
 
 async def test_an_edge_that_is_told_to_go_comes_back() -> None:
-    async with stock_cloud() as (cloud, kubelet):
+    async with cloud_and_kubelet() as (cloud, kubelet):
         kubelet.logs[LOG] = b"again"
         cloud.connected.clear()
         await cloud.send(0, FrameType.CLOSE_TUNNEL, b"failed to Update KubeletEndpoint Port")
