@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgehive.api.registry import ApiResource
+from edgehive.kube.server.deletion import CLEANUP
 
 Json = dict[str, Any]
-
-_CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 
 
 @dataclass(slots=True)
@@ -59,18 +58,16 @@ def is_established(crd: Mapping[str, Any]) -> bool:
 
 
 def judged(crd: Json, taken: Claims, now: str) -> Json:
-    """The CRD with what names it gets, conditions set and the cleanup finalizer on."""
+    """The CRD with what names it gets, and conditions that say so."""
     spec, names = crd["spec"], crd["spec"]["names"]
+    if not names.get("kind"):
+        # Nothing that is written today; a database may hold it.
+        return crd
     names.setdefault("singular", names["kind"].lower())
     names.setdefault("listKind", f"{names['kind']}List")
     spec.setdefault("conversion", {"strategy": "None"})
-    finalizers = crd["metadata"].get("finalizers") or []
-    if _CLEANUP not in finalizers:
-        crd["metadata"]["finalizers"] = [*finalizers, _CLEANUP]
     status = crd.setdefault("status", {})
     status["acceptedNames"], reason, message = _accept(names, accepted_names(crd), taken)
-    stored = [version["name"] for version in spec["versions"] if version.get("storage")]
-    status["storedVersions"] = list(dict.fromkeys([*(status.get("storedVersions") or ()), *stored]))
     _set_condition(status, "NamesAccepted", not reason, reason or "NoConflicts", message or "no conflicts found", now)
     if not is_established(crd):
         if reason:
@@ -128,7 +125,7 @@ def _set_condition(status: Json, kind: str, holds: bool, reason: str, message: s
 
 def without_cleanup(crd: Json) -> Json:
     """The CRD once its objects are gone."""
-    finalizers = [name for name in crd["metadata"].get("finalizers") or () if name != _CLEANUP]
+    finalizers = [name for name in crd["metadata"].get("finalizers") or () if name != CLEANUP]
     crd["metadata"].pop("finalizers", None)
     if finalizers:
         crd["metadata"]["finalizers"] = finalizers

@@ -297,6 +297,9 @@ def _custom_resource_definition(obj: Json) -> None:
     if isinstance(names, dict) and isinstance(names.get("kind"), str):
         names["singular"] = names.get("singular") or names["kind"].lower()
         names["listKind"] = names.get("listKind") or names["kind"] + "List"
+    stored = [version["name"] for version in each(spec, "versions") if version.get("storage") and version.get("name")]
+    status = _status(obj)
+    status["storedVersions"] = list(dict.fromkeys([*(status.get("storedVersions") or ()), *stored]))
 
 
 def _webhooks(obj: Json) -> None:

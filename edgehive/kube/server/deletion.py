@@ -18,6 +18,9 @@ Json = dict[str, Any]
 
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
+#: A definition stays until its objects are gone.
+CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
+_HELD = {"customresourcedefinitions.apiextensions.k8s.io": CLEANUP}
 _ORPHANS_BY_DEFAULT = ("replicationcontrollers", "jobs.batch")
 _POLICIES = {"Orphan": ORPHAN, "Foreground": FOREGROUND, "Background": ""}
 
@@ -46,6 +49,8 @@ def decide(served: Served, obj: Json, options: DeleteOptions, now: datetime) -> 
     metadata, before = obj["metadata"], _state(obj)
     if "deletionTimestamp" not in metadata:
         grace = _grace(served, obj, options)
+        if served.storage in _HELD:
+            metadata["finalizers"] = list(dict.fromkeys([*(metadata.get("finalizers") or ()), _HELD[served.storage]]))
         _set_finalizers(served, metadata, options)
         if not metadata.get("finalizers") and not grace and not _namespace_lingers(served.storage, obj):
             return Verdict.GONE

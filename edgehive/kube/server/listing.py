@@ -122,7 +122,7 @@ def _core_term(served: Served, term: FieldTerm) -> FieldTerm:
 
 
 def _unknown_field(served: Served, path: str) -> str:
-    if served.storage in SELECTABLE:
+    if served.storage in SELECTABLE or (served.custom is not None and served.custom.selectable):
         return f"field label not supported: {path}"
     names = '"metadata.name", "metadata.namespace"' if served.resource.namespaced else '"metadata.name"'
     return f'"{path}" is not a known field selector: only {names}'

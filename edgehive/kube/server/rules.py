@@ -9,7 +9,7 @@ from typing import Any
 
 from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS
 from edgehive.kube.errors import invalid
-from edgehive.kube.server import schema
+from edgehive.kube.server import crd_validation, schema
 from edgehive.kube.server.conform import conform, strict_error
 from edgehive.kube.server.defaults import apply_defaults
 from edgehive.kube.server.options import Call
@@ -42,7 +42,7 @@ class Rules:
         if call.served.custom is None:
             apply_defaults(call.served.resource, obj)
         elif rules := call.served.custom.schema:
-            self._tell(call, [f'unknown field "{path}"' for path in schema.prune(rules, obj)])
+            self._tell(call, [f'unknown field "{path}"' for path in sorted(schema.prune(rules, obj))])
             schema.default(rules, obj)
 
     def check(self, call: Call, obj: Json, old: Mapping[str, Any] | None) -> None:
@@ -54,8 +54,8 @@ class Rules:
             validate = validate_status if call.subresource == "status" else validate_update
             causes = validate(row, dict(old), obj)
         if row == CUSTOM_RESOURCE_DEFINITIONS and (old is None or old.get("spec") != obj.get("spec")):
-            causes += schema.check_definition(obj)
-            call.warnings += schema.unknown_formats(obj)
+            causes += crd_validation.validate_definition(obj, old)
+            call.warnings += crd_validation.unknown_formats(obj)
         if call.served.custom is not None and call.served.custom.schema:
             causes += schema.validate(call.served.custom.schema, obj)
         if causes:

@@ -8,7 +8,7 @@ Go: apiextensions-apiserver/pkg/apiserver/schema/{pruning,defaulting,listtype}, 
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,13 +18,13 @@ from edgehive.kube.server.field_errors import FieldErrors, shown
 
 Json = Mapping[str, Any]
 
-_PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
+PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 _EMBEDDED: Final = "x-kubernetes-embedded-resource"
-_INT_OR_STRING: Final = "x-kubernetes-int-or-string"
+INT_OR_STRING: Final = "x-kubernetes-int-or-string"
+#: Where Kubernetes puts what is wrong with a combination of schemas.
+_NOWHERE: Final = "<nil>"
 _ENVELOPE: Final = frozenset({"apiVersion", "kind", "metadata"})
-_TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
-_REFUSED: Final = ("$ref", "definitions", "dependencies", "deprecated", "discriminator", "id", "patternProperties",
-                   "readOnly", "writeOnly", "xml")  # fmt: skip
+TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
 
 
 # ---------------------------------------------------------------- pruning and defaulting
@@ -50,7 +50,7 @@ def _prune(schema: Json, value: Any, path: str, gone: list[str], *, is_resource:
                 continue
             if below is not None:
                 _prune(below, value[name], at, gone)
-            elif not schema.get(_PRESERVE):
+            elif not schema.get(PRESERVE):
                 del value[name]
                 gone.append(at)
 
@@ -64,7 +64,7 @@ def _below(schema: Json, name: str) -> Json | None:
     extra = schema.get("additionalProperties")
     if isinstance(extra, Mapping):
         return extra
-    return {_PRESERVE: True} if extra is True else None
+    return {PRESERVE: True} if extra is True else None
 
 
 def default(schema: Json, value: Any) -> None:
@@ -128,10 +128,10 @@ def _kind(value: Any) -> str:
 
 def _check_type(errors: FieldErrors, schema: Json, value: Any, path: str) -> bool:
     kind = _kind(value)
-    if schema.get(_INT_OR_STRING):
+    if schema.get(INT_OR_STRING):
         wanted: tuple[str, ...] = ("integer", "string")
     else:
-        wanted = (schema["type"],) if schema.get("type") else _TYPES
+        wanted = (schema["type"],) if schema.get("type") else TYPES
     if kind in wanted or (kind == "integer" and "number" in wanted):
         return True
     if kind == "number" and "integer" in wanted and float(value).is_integer():
@@ -182,11 +182,15 @@ def _check_list(errors: FieldErrors, schema: Json, value: list[Any], path: str) 
     if len(value) < (schema.get("minItems") or 0):
         errors.invalid(path, len(value), f"{_place(path)} should have at least {schema['minItems']} items")
     if schema.get("maxItems") is not None and len(value) > schema["maxItems"]:
-        text = f"Too many: {len(value)}: must have at most {schema['maxItems']} items"
-        errors.causes.append(StatusCause("FieldValueTooMany", text, path))
+        _too_many(errors, path, len(value), schema["maxItems"])
     for index, item in enumerate(value):
         _validate(errors, schema.get("items") or {}, item, f"{path}[{index}]")
     _check_unique(errors, schema, value, path)
+
+
+def _too_many(errors: FieldErrors, path: str, count: int, most: int) -> None:
+    text = f"Too many: {count}: must have at most {most} item{'' if most == 1 else 's'}"
+    errors.causes.append(StatusCause("FieldValueTooMany", text, path))
 
 
 def _check_unique(errors: FieldErrors, schema: Json, value: list[Any], path: str) -> None:
@@ -203,31 +207,37 @@ def _check_unique(errors: FieldErrors, schema: Json, value: list[Any], path: str
 
 
 def _check_object(errors: FieldErrors, schema: Json, value: Json, path: str) -> None:
+    missing = {name for name in schema.get("required") or () if not _is_there(schema, value, name)}
     for name in schema.get("required") or ():
-        if name not in value:
+        if name in missing:
             errors.required(f"{path}.{name}" if path else name)
     if len(value) < (schema.get("minProperties") or 0):
         errors.invalid(path, len(value), f"{_place(path)} should have at least {schema['minProperties']} properties")
     if schema.get("maxProperties") is not None and len(value) > schema["maxProperties"]:
-        errors.invalid(path, len(value), f"{_place(path)} should have at most {schema['maxProperties']} properties")
+        _too_many(errors, path, len(value), schema["maxProperties"])
     for name, item in value.items():
         below = _below(schema, name)
-        if below is not None and not (path == "" and name in _ENVELOPE):
+        if below is not None and name not in missing and not (path == "" and name in _ENVELOPE):
             _validate(errors, below, item, f"{path}.{name}" if path else name)
+
+
+def _is_there(schema: Json, value: Json, name: str) -> bool:
+    """A null counts as nothing where the property may not be null."""
+    return name in value and (value[name] is not None or bool((_below(schema, name) or {}).get("nullable")))
 
 
 def _check_logic(errors: FieldErrors, schema: Json, value: Any, path: str) -> None:
     for part in schema.get("allOf") or ():
         _validate(errors, part, value, path)
-    if schema.get("anyOf") and not schema.get(_INT_OR_STRING) and not _fitting(schema["anyOf"], value):
-        errors.invalid(path, value, f"{_place(path)} must validate at least one schema (anyOf)")
+    if schema.get("anyOf") and not schema.get(INT_OR_STRING) and not _fitting(schema["anyOf"], value):
+        errors.invalid(_NOWHERE, "", f'"{path}" must validate at least one schema (anyOf)')
     if schema.get("oneOf"):
         fitting = _fitting(schema["oneOf"], value)
         if fitting != 1:
             found = "Found none valid" if fitting == 0 else f"Found {fitting} valid alternatives"
-            errors.invalid(path, value, f"{_place(path)} must validate one and only one schema (oneOf). {found}")
+            errors.invalid(_NOWHERE, "", f'"{path}" must validate one and only one schema (oneOf). {found}')
     if schema.get("not") and _fitting([schema["not"]], value):
-        errors.invalid(path, value, f"{_place(path)} must not validate the schema (not)")
+        errors.invalid(_NOWHERE, "", f'"{path}" must not validate the schema (not)')
 
 
 def _fitting(alternatives: list[Json], value: Any) -> int:
@@ -237,73 +247,3 @@ def _fitting(alternatives: list[Json], value: Any) -> int:
         _validate(errors, part, value, "")
         found += not errors.causes
     return found
-
-
-# ---------------------------------------------------------------- the schema itself
-
-
-def check_definition(crd: Json) -> list[StatusCause]:
-    """Why the schemas of a CRD are refused; Kubernetes names one that all versions share differently."""
-    versions = (crd.get("spec") or {}).get("versions") or []
-    schemas = [(version.get("schema") or {}).get("openAPIV3Schema") for version in versions]
-    first = schemas[0] if schemas else None
-    if first is not None and all(one == first for one in schemas):
-        return check_schema(first, "spec.validation.openAPIV3Schema")
-    errors = FieldErrors()
-    for index, one in enumerate(schemas):
-        place = f"spec.versions[{index}].schema.openAPIV3Schema"
-        if one is None:
-            errors.required(place, "schemas are required")
-        else:
-            errors.causes += check_schema(one, place)
-    return errors.causes
-
-
-def check_schema(schema: Json, path: str) -> list[StatusCause]:
-    """Why a CRD's schema is not structural; none when it is."""
-    errors = FieldErrors()
-    if schema.get("type") != "object":
-        errors.invalid(f"{path}.type", schema.get("type", ""), "must be object at the root")
-    _check_node(errors, schema, path)
-    return errors.causes
-
-
-def _check_node(errors: FieldErrors, schema: Json, path: str) -> None:
-    for word in _REFUSED:
-        if schema.get(word) is not None:
-            errors.forbidden(f"{path}.{word}", f"{word} is not supported")
-    kind = schema.get("type")
-    if kind and kind not in _TYPES:
-        errors.one_of(f"{path}.type", kind, _TYPES)
-    elif not kind and not schema.get(_INT_OR_STRING) and not schema.get(_PRESERVE):
-        errors.required(f"{path}.type", "must not be empty for specified object fields")
-    properties, extra = schema.get("properties") or {}, schema.get("additionalProperties")
-    if properties and extra:
-        errors.forbidden(f"{path}.additionalProperties", "additionalProperties and properties are mutual exclusive")
-    if kind == "array" and not schema.get("items"):
-        errors.required(f"{path}.items", "must be specified")
-    if schema.get("x-kubernetes-list-type") == "map" and not schema.get("x-kubernetes-list-map-keys"):
-        errors.required(f"{path}.x-kubernetes-list-map-keys", "must not be empty if x-kubernetes-list-type is map")
-    for name, below in properties.items():
-        _check_node(errors, below, f"{path}.properties[{name}]")
-    for word in ("items", "additionalProperties"):
-        if isinstance(schema.get(word), Mapping):
-            _check_node(errors, schema[word], f"{path}.{word}")
-
-
-def unknown_formats(crd: Json) -> list[str]:
-    """What the author of a CRD is told: formats that ask for nothing here."""
-    versions = (crd.get("spec") or {}).get("versions") or ()
-    schemas = [(version.get("schema") or {}).get("openAPIV3Schema") or {} for version in versions]
-    names = dict.fromkeys(name for one in schemas for name in _unknown_formats(one))
-    return [f'unrecognized format "{name}"' for name in names]
-
-
-def _unknown_formats(schema: Json) -> Iterator[str]:
-    name = schema.get("format")
-    if name and not formats.is_known(name, schema.get("type") or ""):
-        yield name
-    below = [*(schema.get("properties") or {}).values(), schema.get("items"), schema.get("additionalProperties")]
-    for one in below:
-        if isinstance(one, Mapping):
-            yield from _unknown_formats(one)

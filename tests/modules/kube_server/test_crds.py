@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, ApiResource
+from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS, LEASES, ApiResource
 from edgehive.kit.clock import SystemClock
 from edgehive.kube.client import DocumentList
 from edgehive.kube.errors import NotFound
@@ -119,17 +119,15 @@ async def test_a_kind_in_use_keeps_its_names_when_it_asks_for_taken_ones(cluster
 
 async def test_a_definition_cannot_take_a_built_in_kind_nor_its_objects(cluster: Cluster) -> None:
     client = cluster.client()
-    spec = {
-        "selector": {"matchLabels": {"a": "b"}},
-        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
-    }
-    await client.create(DEPLOYMENTS, {"metadata": {"name": "web"}, "spec": spec}, "default")
-    await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition("deployments", "Deployment", group="apps"))
+    await client.create(LEASES, {"metadata": {"name": "a"}, "spec": {}}, "default")
+    crd = definition("leases", "Lease", group="coordination.k8s.io")
+    crd["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved, for a test"}
+    await client.create(CUSTOM_RESOURCE_DEFINITIONS, crd)
 
-    assert (await conditions(cluster, "deployments.apps"))["Established"][:2] == ("False", "NotAccepted")
-    await client.delete(CUSTOM_RESOURCE_DEFINITIONS, "deployments.apps")
+    assert (await conditions(cluster, "leases.coordination.k8s.io"))["Established"][:2] == ("False", "NotAccepted")
+    await client.delete(CUSTOM_RESOURCE_DEFINITIONS, "leases.coordination.k8s.io")
     await asyncio.sleep(1)
-    assert (await client.get(DEPLOYMENTS, "web", "default")).meta.name == "web"
+    assert (await client.get(LEASES, "a", "default")).meta.name == "a"
     assert (await client.list(CUSTOM_RESOURCE_DEFINITIONS)).items == []
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from edgehive.kube.server.crd_validation import unknown_formats
 from edgehive.kube.server.formats import fits, is_known
-from edgehive.kube.server.schema import unknown_formats, validate
+from edgehive.kube.server.schema import validate
 
 #: Format, what fits it, what does not; recorded from an API server.
 CASES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (

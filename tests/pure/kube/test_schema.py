@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from edgehive.kube.server import schema
+from edgehive.kube.server.crd_validation import check_schema
 
 SPEC: dict[str, Any] = {
     "type": "object",
@@ -71,6 +72,6 @@ def test_required_and_logic() -> None:
 
 def test_schemas_that_are_not_structural_are_refused() -> None:
     bad = {"type": "object", "properties": {"a": {}, "b": {"type": "array"}, "c": {"$ref": "x", "type": "string"}}}
-    fields = [cause.field for cause in schema.check_schema(bad, "schema")]
+    fields = [cause.field for cause in check_schema(bad, "schema")]
     assert fields == ["schema.properties[a].type", "schema.properties[b].items", "schema.properties[c].$ref"]
-    assert schema.check_schema(ROOT, "schema") == []
+    assert check_schema(ROOT, "schema") == []
