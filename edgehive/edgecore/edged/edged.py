@@ -105,6 +105,7 @@ class Edged:
         self._system = machine.system()
         self._port = self._kubelet.read_only_port
         self._runtime_version = ""
+        self._image_place: Path | None = None
         self._loaded: int | None = None
         self._evictor: Evictor | None = None
         #: Set while running.
@@ -216,7 +217,7 @@ class Edged:
         return Evictor(
             self._pods,
             StatsSummary(self._cri, self._clock, self._node_name),
-            lambda: machine.amounts(self._root),
+            lambda: machine.amounts(self._root, self._image_place),
             self._kubelet,
             self._clock,
             root=self._root,
@@ -319,6 +320,9 @@ class Edged:
             if not self._runtime_version:
                 version = await self._cri.version()
                 self._runtime_version = f"{version.runtime_name}://{version.runtime_version.lstrip('v')}"
+            if self._image_place is None:
+                places = await self._cri.image_fs_info()
+                self._image_place = next((Path(item.fs_id.mountpoint) for item in places), None)
             status = await self._cri.status()
             trouble = "; ".join(
                 f"{item.type} is false: {item.reason} {item.message}".strip()
@@ -335,7 +339,7 @@ class Edged:
             self._system,
             address,
             machine.cpus(),
-            machine.amounts(self._root),
+            machine.amounts(self._root, self._image_place),
             self._runtime_version,
             self._port,
             trouble,

@@ -33,7 +33,13 @@ CONDITIONS = {
 }
 MEMORY, DISK, INODES = "memory", "ephemeral-storage", "inodes"
 #: What evicting a pod gives back, most urgent first; the rest only shows as a condition.
-_RESOURCES = {"memory.available": MEMORY, "nodefs.available": DISK, "nodefs.inodesFree": INODES}
+_RESOURCES = {
+    "memory.available": MEMORY,
+    "nodefs.available": DISK,
+    "nodefs.inodesFree": INODES,
+    "imagefs.available": DISK,
+    "imagefs.inodesFree": INODES,
+}
 
 
 @dataclass(frozen=True, slots=True)

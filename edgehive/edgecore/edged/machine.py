@@ -35,16 +35,22 @@ def system() -> System:
     )
 
 
-def amounts(root: Path) -> dict[str, Amount]:
-    """Eviction signals: memory, and the disk under `root`."""
+def amounts(root: Path, images: Path | None = None) -> dict[str, Amount]:
+    """Eviction signals: memory, the disk under `root`, and the one under `images` if that is another."""
     memory = _meminfo()
-    disk = os.statvfs(_nearest(root))
-    found = {
-        "memory.available": Amount(memory.get("MemTotal", 0), memory.get("MemAvailable", 0)),
-        "nodefs.available": Amount(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize),
-    }
+    place = _nearest(root)
+    found = {"memory.available": Amount(memory.get("MemTotal", 0), memory.get("MemAvailable", 0))}
+    found |= _disk("nodefs", place)
+    if images is not None and images.exists() and images.stat().st_dev != place.stat().st_dev:
+        found |= _disk("imagefs", images)
+    return found
+
+
+def _disk(name: str, place: Path) -> dict[str, Amount]:
+    disk = os.statvfs(place)
+    found = {f"{name}.available": Amount(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)}
     if disk.f_files:
-        found["nodefs.inodesFree"] = Amount(disk.f_files, disk.f_favail)
+        found[f"{name}.inodesFree"] = Amount(disk.f_files, disk.f_favail)
     return found
 
 

@@ -23,7 +23,7 @@ class Machine:
     def __init__(self) -> None:
         self.memory = self.disk = 900 * MIB
 
-    def amounts(self, _: Path) -> dict[str, Amount]:
+    def amounts(self, *_: Path | None) -> dict[str, Amount]:
         return {
             "memory.available": Amount(1000 * MIB, self.memory),
             "nodefs.available": Amount(1000 * MIB, self.disk),
@@ -130,9 +130,9 @@ async def test_for_disk_unused_images_go_first_but_those_no_registry_has(rig: Ri
     await run(rig, "web", 50)
     computer.disk = 10 * MIB
 
-    def freed(_: Path) -> dict[str, Amount]:
+    def freed(*_: Path | None) -> dict[str, Amount]:
         computer.disk = 10 * MIB if "docker.io/library/old:1" in rig.runtime.images else 500 * MIB
-        return Machine.amounts(computer, _)
+        return computer.amounts()
 
     machine.amounts = freed  # type: ignore[assignment]
     await until(lambda: "docker.io/library/old:1" not in rig.runtime.images)
