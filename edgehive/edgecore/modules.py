@@ -94,6 +94,8 @@ def _edgestream(deps: EdgeDeps) -> Module:
 
     modules = deps.config.modules
     section, hub, edged = modules.edge_stream, modules.edge_hub, modules.edged
+    door = edged.tailored_kubelet_config
+    everywhere = door.address in ("", "0.0.0.0", "::")  # noqa: S104
     files = TunnelFiles.of(
         section.tls_tunnel_ca_file, section.tls_tunnel_cert_file, section.tls_tunnel_private_key_file
     )
@@ -103,7 +105,7 @@ def _edgestream(deps: EdgeDeps) -> Module:
         node_ip=edged.node_ip,
         # Those of the hub where the tunnel has none of its own.
         files=(files, TunnelFiles.of(hub.tls_ca_file, hub.tls_cert_file, hub.tls_private_key_file)),
-        kubelet=(edged.tailored_kubelet_config.address, edged.tailored_kubelet_config.read_only_port),
+        kubelet=("127.0.0.1" if everywhere else door.address, door.read_only_port),
         handshake_timeout=section.handshake_timeout,
         registry=deps.registry,
     )
