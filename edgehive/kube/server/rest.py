@@ -3,10 +3,11 @@
 Go: k8s.io/apiserver/pkg/server/handler.go, .../endpoints/handlers
 """
 
+import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,7 @@ class Rest:
         self._parts = parts
         self._api = parts.api
         self._openapi = OpenApi(parts.api.catalog)
+        self._streams: set[asyncio.Task[Any]] = set()
         self._on_collection: Mapping[str, Handler] = {
             "GET": self._list_or_watch, "POST": self._create, "DELETE": self._delete_collection,
         }  # fmt: skip
@@ -89,8 +91,25 @@ class Rest:
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_BODY)
+        application.on_shutdown.append(self._end_streams)
         application.router.add_route("*", "/{path:.*}", self._handle)
         return application
+
+    async def _end_streams(self, _: web.Application) -> None:
+        """Watches and connections that pass through would otherwise hold up the server's end as long as it may take."""
+        for task in self._streams:
+            task.cancel()
+
+    @contextmanager
+    def _streaming(self) -> Iterator[None]:
+        """The request is answered until somebody leaves."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            yield
+        finally:
+            self._streams.discard(task)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         """Every request; whatever goes wrong becomes a Status."""
@@ -125,7 +144,8 @@ class Rest:
 
     async def _dispatch(self, request: web.Request, call: Call, place: ResourcePath) -> web.StreamResponse:
         if call.subresource in CONNECTED:
-            return await self._parts.connect.answer(request, call)
+            with self._streaming():
+                return await self._parts.connect.answer(request, call)
         if call.served.resource.group == usage.GROUP:
             return await self._used(request, call)
         if place.watch or (
@@ -175,8 +195,9 @@ class Rest:
         await response.prepare(request)
         try:
             async with aclosing(stream):
-                async for batch in stream:
-                    await response.write(b"".join(renderer.event(event) for event in batch))
+                with self._streaming():
+                    async for batch in stream:
+                        await response.write(b"".join(renderer.event(event) for event in batch))
         except ApiError as error:
             await response.write(answers.error_line(error.to_dict()))
         await response.write_eof()

@@ -250,6 +250,21 @@ async def test_streams_are_counted(site: Site, metrics: CollectorRegistry) -> No
     assert f'edgehive_apiserver_connect_total{{code="404",{labels}}} 1.0' in told
 
 
+async def test_a_server_that_ends_takes_its_streams_along(metrics: CollectorRegistry) -> None:
+    async with fake_kubelet() as kubelet:
+        async with running(kubelet, metrics) as site:
+            reader, writer = await site.ask("POST", f"{PODS_URL}/p/portforward")
+            await reader.readuntil(b"early")
+            watching, watcher = await site.ask("GET", f"{PODS_URL}?watch=1", "")
+            await watching.readuntil(b"ADDED")
+            began = asyncio.get_running_loop().time()
+        # Well below what a server may wait for its requests.
+        assert asyncio.get_running_loop().time() - began < 1.5
+        await kubelet.closed.wait()
+    writer.close()
+    watcher.close()
+
+
 # ---------------------------------------------------------------- the proxies
 
 
