@@ -90,11 +90,12 @@ async def test_a_bearer_token_is_reviewed_once() -> None:
     assert refused.value.error.code == 401
 
 
-async def test_where_cloudcore_may_not_ask_only_masters_are_served() -> None:
+async def test_where_cloudcore_may_not_ask_only_administrators_and_the_api_server_are_served() -> None:
     api = Api()
     api.forbids = True
     callers = Callers(api)  # type: ignore[arg-type]
     await callers.demand(request("api", ("system:masters",)), EXEC)
+    await callers.demand(request("kube-apiserver-kubelet-client", ("kubeadm:cluster-admins",)), EXEC)
     with pytest.raises(Refused, match="whether api may create nodes/proxy of n1 cannot be asked"):
         await callers.demand(request("api"), EXEC)
 
