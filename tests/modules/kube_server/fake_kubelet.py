@@ -1,6 +1,7 @@
 """A kubelet that remembers what it was asked, upgrades to anything and gives back every byte."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,10 +36,11 @@ class FakeKubelet:
 
 
 @asynccontextmanager
-async def fake_kubelet() -> AsyncIterator[FakeKubelet]:
+async def fake_kubelet(tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeKubelet]:
     kubelet = FakeKubelet()
-    server = await asyncio.start_server(kubelet.serve, "127.0.0.1", 0)
-    kubelet.address = "http://{}:{}".format(*server.sockets[0].getsockname()[:2])
+    server = await asyncio.start_server(kubelet.serve, "127.0.0.1", 0, ssl=tls)
+    scheme = "https" if tls is not None else "http"
+    kubelet.address = "{}://{}:{}".format(scheme, *server.sockets[0].getsockname()[:2])
     try:
         yield kubelet
     finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
 from fake_kubelet import FakeKubelet, fake_kubelet
 from prometheus_client import CollectorRegistry, generate_latest
@@ -73,7 +75,9 @@ def metrics() -> CollectorRegistry:
 
 
 @asynccontextmanager
-async def running(kubelet: FakeKubelet, metrics: CollectorRegistry) -> AsyncIterator[Site]:
+async def running(
+    kubelet: FakeKubelet, metrics: CollectorRegistry, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Site]:
     rules = Deny()
     server = ApiServer(memory_store(), clock=SystemClock(), authorizer=rules)
     await server.start()
@@ -88,7 +92,7 @@ async def running(kubelet: FakeKubelet, metrics: CollectorRegistry) -> AsyncIter
     user = User("someone", (AUTHENTICATED,))
     async with server.serve(
         "127.0.0.1", 0, without_credentials=user, metrics=metrics,
-        kubelet=lambda node: kubelet.address if node.meta.name == "n1" else None,
+        kubelet=lambda node: kubelet.address if node.meta.name == "n1" else None, kubelet_tls=tls,
     ) as (host, port):  # fmt: skip
         yield Site(server, kubelet, rules, host, port)
     await server.stop()
@@ -234,6 +238,22 @@ async def test_a_kubelet_that_does_not_answer_is_named(site: Site) -> None:
     site.kubelet.refusal = b"what?\r\n\r\n"
     status = await site.refused("POST", f"{PODS_URL}/p/{EXEC}")
     assert (status["code"], status["message"].startswith('the kubelet of node "n1": ')) == (502, True)
+
+
+async def test_a_kubelet_shows_a_certificate_that_is_trusted(metrics: CollectorRegistry) -> None:
+    authority, served = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with fake_kubelet(served) as kubelet, running(kubelet, metrics, trusting) as site:
+        reader, writer = await site.ask("POST", f"{PODS_URL}/p/{EXEC}")
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"early")
+        writer.close()
+    async with fake_kubelet(served) as kubelet, running(kubelet, CollectorRegistry()) as site:
+        for asked in (f"p/{EXEC}", "p/log"):
+            status = await site.refused("GET", f"{PODS_URL}/{asked}")
+            assert (status["code"], "certificate verify failed" in status["message"]) == (503, True)
 
 
 async def test_streams_are_counted(site: Site, metrics: CollectorRegistry) -> None:
