@@ -145,12 +145,12 @@ class FaultyLink:
 
 
 class Faults:
-    """How many of the next acknowledgements are lost, doubled or held; how many pushes are doubled or overtaken."""
+    """How many of the next acknowledgements are lost, doubled, held or made up; of the pushes doubled or overtaken."""
 
     def __init__(self) -> None:
         #: The newest of what the edge said, for tests of its manners.
         self.sent: deque[Message] = deque(maxlen=1000)
-        self.lose_acks = self.repeat_acks = self.hold_acks = 0
+        self.lose_acks = self.repeat_acks = self.hold_acks = self.foreign_acks = 0
         self.repeat_messages = self.stale_messages = 0
         self._held: list[Message] = []
 
@@ -166,7 +166,9 @@ class Faults:
         held, self._held = self._held[::-1], []
         copies = 2 if self.repeat_acks else 1
         self.repeat_acks = max(0, self.repeat_acks - 1)
-        return [ack] * copies + held
+        foreign = [ack.with_header(id="foreign", parent_id="never sent")] * self.foreign_acks
+        self.foreign_acks = 0
+        return [*foreign, *[ack] * copies, *held]
 
     def heal(self) -> None:
         self.__init__()  # type: ignore[misc]

@@ -160,10 +160,10 @@ class Story(RuleBasedStateMachine):
         self.pair.plugged = plugged
         self.cut()
 
-    @rule(lost=st.integers(0, 3), twice=st.integers(0, 2), held=st.integers(0, 2))
-    def disturb_acknowledgements(self, lost: int, twice: int, held: int) -> None:
+    @rule(lost=st.integers(0, 3), twice=st.integers(0, 2), held=st.integers(0, 2), foreign=st.integers(0, 2))
+    def disturb_acknowledgements(self, lost: int, twice: int, held: int, foreign: int) -> None:
         faults = self.pair.faults
-        faults.lose_acks, faults.repeat_acks, faults.hold_acks = lost, twice, held
+        faults.lose_acks, faults.repeat_acks, faults.hold_acks, faults.foreign_acks = lost, twice, held, foreign
 
     @rule(again=st.integers(0, 3), stale=st.integers(0, 3))
     def disturb_messages(self, again: int, stale: int) -> None:
