@@ -14,7 +14,7 @@ import msgspec
 from edgehive.api.meta import StatusCause
 from edgehive.api.registry import ApiResource
 from edgehive.kube.errors import qualified
-from edgehive.kube.server import event_views, network_validation, policy_validation
+from edgehive.kube.server import event_views, network_validation, policy_validation, storage_validation
 from edgehive.kube.server import field_errors as names
 from edgehive.kube.server.field_errors import FieldErrors
 from edgehive.kube.server.pod_validation import check_labels, check_pod_spec, check_pod_update, check_port
@@ -331,26 +331,6 @@ def _signing_request(errors: FieldErrors, obj: Json) -> None:
             errors.required(f"spec.{field}")
 
 
-def _storage_class(errors: FieldErrors, obj: Json) -> None:
-    if not obj.get("provisioner"):
-        errors.required("provisioner")
-    errors.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"))
-    errors.one_of("volumeBindingMode", obj.get("volumeBindingMode"), ("Immediate", "WaitForFirstConsumer"))
-
-
-def _claim(errors: FieldErrors, obj: Json) -> None:
-    spec = obj.get("spec") or {}
-    if not spec.get("accessModes"):
-        errors.required("spec.accessModes", "at least 1 access mode is required")
-    if not ((spec.get("resources") or {}).get("requests") or {}).get("storage"):
-        errors.required("spec.resources[storage]")
-
-
-def _volume(errors: FieldErrors, obj: Json) -> None:
-    policy = (obj.get("spec") or {}).get("persistentVolumeReclaimPolicy")
-    errors.one_of("spec.persistentVolumeReclaimPolicy", policy, ("Delete", "Recycle", "Retain"))
-
-
 def _revision(errors: FieldErrors, obj: Json) -> None:
     errors.not_negative("revision", obj.get("revision"))
 
@@ -361,7 +341,7 @@ _OBJECTS: Final[dict[str, Callable[[FieldErrors, Json], None]]] = {
     "secrets": _secret,
     "services": _service,
     "nodes": _node,
-    "persistentvolumeclaims": _claim,
+    "persistentvolumeclaims": storage_validation.claim,
     "deployments.apps": _deployment,
     "replicasets.apps": _workload,
     "daemonsets.apps": _daemon_set,
@@ -374,8 +354,8 @@ _OBJECTS: Final[dict[str, Callable[[FieldErrors, Json], None]]] = {
     f"roles.{_RBAC}": _role,
     f"clusterroles.{_RBAC}": _role,
     "certificatesigningrequests.certificates.k8s.io": _signing_request,
-    "storageclasses.storage.k8s.io": _storage_class,
-    "persistentvolumes": _volume,
+    "storageclasses.storage.k8s.io": storage_validation.storage_class,
+    "persistentvolumes": storage_validation.volume,
     "controllerrevisions.apps": _revision,
     "ingresses.networking.k8s.io": network_validation.ingress,
     "endpoints": network_validation.endpoints,
@@ -464,36 +444,6 @@ def _priority_update(errors: FieldErrors, old: Json, new: Json) -> None:
             errors.forbidden(field, "may not be changed in an update.")
 
 
-#: What a volume says about itself beside where it is.
-_OF_VOLUMES: Final = frozenset({
-    "capacity", "accessModes", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName", "mountOptions",
-    "volumeMode", "nodeAffinity", "volumeAttributesClassName",
-})  # fmt: skip
-
-
-def _volume_update(errors: FieldErrors, old: Json, new: Json) -> None:
-    errors.immutable("spec.volumeMode", _at(old, "spec.volumeMode"), _at(new, "spec.volumeMode"))
-    sources = [{key: value for key, value in (obj.get("spec") or {}).items() if key not in _OF_VOLUMES}
-               for obj in (old, new)]  # fmt: skip
-    if sources[0] != sources[1]:
-        text = "spec.persistentvolumesource is immutable after creation"
-        errors.forbidden("spec.persistentvolumesource", text)
-
-
-def _claim_update(errors: FieldErrors, old: Json, new: Json) -> None:
-    before, after = dict(old.get("spec") or {}), dict(new.get("spec") or {})
-    is_bound = (old.get("status") or {}).get("phase") == "Bound"
-    for field, may_change in (("volumeName", not before.get("volumeName")),
-                              ("storageClassName", before.get("storageClassName") is None),
-                              ("resources", is_bound), ("volumeAttributesClassName", True)):  # fmt: skip
-        if may_change:
-            before.pop(field, None)
-            after.pop(field, None)
-    if before != after:
-        errors.forbidden("spec", "spec is immutable after creation except resources.requests and "
-                         "volumeAttributesClassName for bound claims")  # fmt: skip
-
-
 def _job_update(errors: FieldErrors, old: Json, new: Json) -> None:
     _JOB_FIXED(errors, old, new)
     if _at(new, "spec.completionMode") != "Indexed":
@@ -514,8 +464,8 @@ _UPDATES: Final[dict[str, Callable[[FieldErrors, Json, Json], None]]] = {
     "daemonsets.apps": _fixed("spec.selector"),
     "statefulsets.apps": _stateful_update,
     "jobs.batch": _job_update,
-    "persistentvolumes": _volume_update,
-    "persistentvolumeclaims": _claim_update,
+    "persistentvolumes": storage_validation.volume_update,
+    "persistentvolumeclaims": storage_validation.claim_update,
     "priorityclasses.scheduling.k8s.io": _priority_update,
     "runtimeclasses.node.k8s.io": _fixed("handler"),
     "endpointslices.discovery.k8s.io": _fixed("addressType"),
