@@ -23,7 +23,7 @@ from edgehive.cloudcore.cloudhub.shared_secrets import AuthorityChanged, Authori
 from edgehive.cloudcore.cloudhub.signer import Signer
 from edgehive.kit.clock import Clock
 from edgehive.kit.keypair import KeyPair, certificate_pem
-from edgehive.kit.ssl_contexts import server_context
+from edgehive.kit.ssl_contexts import load_pair, server_context
 from edgehive.kube.client import Client
 from edgehive.wire import join
 
@@ -124,8 +124,7 @@ class Authority:
             return False
         self.server = server
         for context in self._contexts:
-            with self.files() as files:
-                context.load_cert_chain(files.certificate, files.key)
+            load_pair(context, server)
         return True
 
     async def _fitting_server(self, config: HubConfig) -> KeyPair:
