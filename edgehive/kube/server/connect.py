@@ -22,8 +22,8 @@ from edgehive.kube.server.options import Call
 #: Subresources that are answered from behind the server.
 CONNECTED: Final = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 _VERBS: Final = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-#: Connections passed through at once; each holds some hundred KiB at worst.
-_MAX_OPEN: Final = 512
+#: Connections passed through at once; one whose reader stands still holds 1.2 MiB.
+_MAX_OPEN: Final = 256
 
 Authorize = Callable[[Call, str], None]
 
