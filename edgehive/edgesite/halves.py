@@ -7,6 +7,15 @@ from edgehive.api.config.edgesite import EdgeSite
 from edgehive.edgesite.images import PAUSE
 from edgehive.edgesite.layout import Layout
 
+#: A site shares its disk with whatever else a machine is for; 10% of a large disk is no emergency.
+_EVICTION = {
+    "memory.available": "100Mi",
+    "nodefs.available": "5%",
+    "nodefs.inodesFree": "5%",
+    "imagefs.available": "5%",
+    "imagefs.inodesFree": "5%",
+}
+
 
 def cloud(site: EdgeSite) -> cloudcore.CloudCore:  # noqa: ARG001 - the same seam as `edge`
     """cloudcore without doors: its one link comes from memory."""
@@ -22,6 +31,7 @@ def edge(site: EdgeSite, layout: Layout, node_ip: str, endpoint: str) -> edgecor
         container_runtime_endpoint=endpoint,
         image_service_endpoint=endpoint,
         node_status_max_images=50,
+        eviction_hard=dict(_EVICTION),
     )
     edged = edgecore.Edged(
         report_event=True,
