@@ -42,8 +42,8 @@ class Strangers:
 
     handshake_seconds: float = 10.0
     headers_seconds: float = 10.0
-    per_address: int = 0
-    together: int = 0
+    per_address: int = 1024
+    together: int = 8192
     count_until: Literal["handshake", "end"] = "handshake"
 
 
@@ -104,6 +104,7 @@ class _Door:
         self._strangers = strangers
         self._refusals = refusals
         self._open: Counter[str] = Counter()
+        self._count = 0
         self._greetings: set[asyncio.Task[None]] = set()
 
     async def accept(self) -> None:
@@ -121,15 +122,16 @@ class _Door:
                 connection.close()
                 continue
             self._open[where] += 1
+            self._count += 1
             task = spawn(self._greet(connection, where), name=f"connection from {where}")
             self._greetings.add(task)
             task.add_done_callback(self._greetings.discard)
 
     def _surplus(self, where: str) -> str:
         limits = self._strangers
-        if 0 < limits.per_address <= self._open[where]:
+        if self._open[where] >= limits.per_address:
             return f"it has {limits.per_address} open"
-        if 0 < limits.together <= self._open.total():
+        if self._count >= limits.together:
             return f"{limits.together} are open"
         return ""
 
@@ -177,6 +179,7 @@ class _Door:
             protocol.force_close()
 
     def _forget(self, where: str) -> None:
+        self._count -= 1
         self._open[where] -= 1
         if self._open[where] <= 0:
             del self._open[where]
