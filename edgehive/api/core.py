@@ -318,6 +318,14 @@ class PersistentVolumeClaimVolumeSource(Lens, frozen=True):
     read_only: bool | None = None
 
 
+class CSIVolumeSource(Lens, frozen=True):
+    node_publish_secret_ref: LocalObjectReference | None = None
+
+
+class EphemeralVolumeSource(Lens, frozen=True):
+    """Its claim is named after the pod and the volume."""
+
+
 class Volume(Lens, frozen=True):
     name: str = ""
     empty_dir: EmptyDirVolumeSource | None = None
@@ -327,6 +335,8 @@ class Volume(Lens, frozen=True):
     downward_api: DownwardAPIVolumeSource | None = msgspec.field(default=None, name="downwardAPI")
     projected: ProjectedVolumeSource | None = None
     persistent_volume_claim: PersistentVolumeClaimVolumeSource | None = None
+    csi: CSIVolumeSource | None = None
+    ephemeral: EphemeralVolumeSource | None = None
 
 
 # --- pods -------------------------------------------------------------------------------------------------

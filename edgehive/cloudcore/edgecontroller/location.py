@@ -41,6 +41,8 @@ def needs_of(pod: Pod) -> frozenset[tuple[str, str]]:
         found.update(_of_container(container))
     for volume in spec.volumes or ():
         found.update(_of_volume(volume))
+        if volume.ephemeral is not None:
+            found.add((str(ResourceType.PERSISTENT_VOLUME_CLAIM), f"{pod.metadata.name}-{volume.name}"))
     if spec.service_account_name:
         found.add((str(ResourceType.SERVICE_ACCOUNT_TOKEN), spec.service_account_name))
     return frozenset((type, name) for type, name in found if name)
@@ -68,6 +70,8 @@ def _of_volume(volume: Volume) -> Iterator[tuple[str, str]]:
         yield ResourceType.SECRET, volume.secret.secret_name
     if volume.persistent_volume_claim is not None:
         yield ResourceType.PERSISTENT_VOLUME_CLAIM, volume.persistent_volume_claim.claim_name
+    if volume.csi is not None and volume.csi.node_publish_secret_ref is not None:
+        yield ResourceType.SECRET, volume.csi.node_publish_secret_ref.name
     for source in (volume.projected.sources or ()) if volume.projected is not None else ():
         if source.config_map is not None:
             yield ResourceType.CONFIG_MAP, source.config_map.name

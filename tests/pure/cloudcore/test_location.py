@@ -34,12 +34,24 @@ KEY = {"name": "x", "key": "k"}
             {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "x"}}]},
             Reference("persistentvolumeclaim", "ns", "x"),
         ),
+        (
+            {"volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {}}}]},
+            Reference("persistentvolumeclaim", "ns", "p-v"),
+        ),
+        ({"volumes": [{"name": "v", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "x"}}}]}, SECRET),
         ({"serviceAccountName": "x"}, Reference("serviceaccounttoken", "ns", "x")),
         ({}, Reference("serviceaccounttoken", "ns", "default")),
     ],
 )
 def test_every_way_to_refer(spec: dict[str, object], reference: Reference) -> None:
     assert reference in references(pod("p", "n1", **spec))
+
+
+def test_a_mirror_entitles_its_node_to_nothing() -> None:
+    """A node makes mirrors itself: one that named a Secret would be a way to read it."""
+    metadata = {"name": "m", "namespace": "ns", "annotations": {"kubernetes.io/config.mirror": "hash"}}
+    spec = {"nodeName": "n1", "containers": [], "imagePullSecrets": [{"name": "x"}]}
+    assert references(Document.of({"metadata": metadata, "spec": spec}).read(Pod)) == frozenset()
 
 
 def test_a_node_is_forgotten_with_its_last_pod() -> None:
