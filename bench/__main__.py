@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from bench import api_server, bus, certificates, halves, site, streams
+from bench import api_server, bus, certificates, fleet, halves, site, streams
 from bench.report import Figure, show, write
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "site": site.run,
     "halves": halves.run,
     "certificates": certificates.run,
+    "fleet": fleet.run,
     "streams": streams.run,
 }
 

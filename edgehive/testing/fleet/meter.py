@@ -29,9 +29,9 @@ class Meter:
         return sum(int(_read(pid, "statm").split()[1]) for pid in self._family()) * self._page
 
     def _ticks(self, pid: int) -> int:
-        # The name in parentheses may hold anything; user and system time are fields 14 and 15.
-        fields = _read(pid, "stat").rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
+        # The name in parentheses may hold anything. Fields 14 to 17: user and system time, of itself and of children
+        # that have ended.
+        return sum(map(int, _read(pid, "stat").rpartition(")")[2].split()[11:15]))
 
     def _family(self) -> list[int]:
         found, unseen = [], [self._pid]

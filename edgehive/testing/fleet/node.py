@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -101,12 +102,12 @@ class HollowNode:
     async def connect(self) -> None:
         """Dial and say hello; raises LinkClosed."""
         assert self.context is not None
-        hub, began = self._hub, self._loop.time()
+        hub, began = self._hub, perf_counter()
         request = upgrade_request(f"{hub.host}:{hub.port}", self.name, hub.project_id)
         self._dials += 1
         ended = partial(self._ended, self._dials)
         self._socket = await dial((hub.host, hub.port), self.context, request, self._receive, ended)
-        self._journal.took("connect", self._loop.time() - began)
+        self._journal.took("connect", perf_counter() - began)
         self.keepalive()
 
     def cut(self) -> None:
@@ -147,7 +148,7 @@ class HollowNode:
             content=content,
             timestamp=self._now(),
         )
-        self._asked[message.id] = (what, self._loop.time(), on_answer)
+        self._asked[message.id] = (what, perf_counter(), on_answer)
         self._send(message)
 
     async def request(self, what: str, operation: str, resource: str, content: Any = None) -> Message:
@@ -259,7 +260,7 @@ class HollowNode:
             self._journal.count("answers nobody waits for")
             return
         what, since, on_answer = asked
-        self._journal.took(what, self._loop.time() - since)
+        self._journal.took(what, perf_counter() - since)
         if on_answer is not None:
             on_answer(message)
 
@@ -269,7 +270,7 @@ class HollowNode:
             self._told_pod(path, message)
         elif type == ResourceType.CONFIG_MAP:
             version = message.header.resourceversion
-            self._journal.config_delivered(path, int(version) if version.isdecimal() else 0, self._loop.time())
+            self._journal.config_delivered(path, int(version) if version.isdecimal() else 0, perf_counter())
 
     def _told_pod(self, path: str, message: Message) -> None:
         pod = _pod_decoder.decode(message.content)
@@ -278,12 +279,12 @@ class HollowNode:
             if self.pods.get(path) == uid:
                 del self.pods[path]
             self._ending.discard(uid)
-            self._journal.pod_gone(pod.metadata.name, self._loop.time())
+            self._journal.pod_gone(pod.metadata.name, perf_counter())
             return
         new = self.pods.get(path) != uid
         if new:
             self.pods[path] = uid
-            self._journal.pod_delivered(pod.metadata.name, self._loop.time())
+            self._journal.pod_delivered(pod.metadata.name, perf_counter())
         if pod.metadata.deletion_timestamp:
             self._end_pod(path, uid)
         elif new:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Protocol
 
 from edgehive.testing.fleet.fleet import Fleet
@@ -99,7 +100,6 @@ class Play:
         self._meter = meter
         self._choice = choice
         self._progress = progress
-        self._clock = asyncio.get_running_loop().time
 
     async def run(self) -> Outcome:
         steps = {
@@ -112,7 +112,7 @@ class Play:
             "configmaps": self._configmaps,
             "storm": self._storm,
         }
-        await self._rest("fresh", 5.0)
+        await self._rest("fresh", self._choice.seconds)
         for name in SCENARIOS:
             if name in self._choice.scenarios:
                 await steps[name]()
@@ -227,7 +227,7 @@ class Play:
 
     async def _churn(self, names: list[tuple[str, str]]) -> None:
         async with self._phase("pod deleted and created anew", "pod") as phase:
-            began = self._clock()
+            began = perf_counter()
             plain = [name for name, _ in names]
             self._api.forget(plain)
             await self._api.delete_pods(plain, self._progress.begin("pods deleted", len(plain)))
@@ -269,7 +269,7 @@ class Play:
             for revision in range(1, WRITES + 1):
                 target = self._journal.number(what) + nodes
                 self._journal.writing_config()
-                began = self._clock()
+                began = perf_counter()
                 version = await self._api.write_config_map(CONFIG_MAP, revision)
                 self._journal.expect_config(path, version, began)
                 await self._until_number(what, target)
@@ -313,13 +313,13 @@ class Play:
     async def _phase(self, name: str, unit: str, *, baseline: str = "steady") -> AsyncIterator[Phase]:
         phase = Phase(name, unit, baseline=baseline)
         before = self._meter.cpu() if self._meter else 0.0
-        began = self._clock()
+        began = perf_counter()
         yield phase
-        phase.seconds = self._clock() - began
+        phase.seconds = perf_counter() - began
         if self._meter:
             await asyncio.sleep(self._choice.settle)
             phase.cpu = self._meter.cpu() - before
-        phase.window = self._clock() - began
+        phase.window = perf_counter() - began
         self.outcome.phases.append(phase)
 
     async def _rest(self, name: str, seconds: float) -> None:
@@ -328,13 +328,14 @@ class Play:
             if name != "fresh":
                 await asyncio.sleep(seconds)
             return
-        if name == "fresh":
-            self._note_memory("fresh")
         advance = self._progress.begin(f"resting ({name})", 1)
-        before, began = self._meter.cpu(), self._clock()
+        before, began = self._meter.cpu(), perf_counter()
         await asyncio.sleep(seconds)
-        self.outcome.idle[name] = (self._meter.cpu() - before) / (self._clock() - began)
+        self.outcome.idle[name] = (self._meter.cpu() - before) / (perf_counter() - began)
         advance()
+        if name == "fresh":
+            # Now: what was needed for the start alone has been given back.
+            self._note_memory("fresh")
 
     def _note_memory(self, when: str) -> None:
         if self._meter is not None:

@@ -6,6 +6,7 @@ The run's label marks everything made here; `clean` removes it, and the nodes' o
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import perf_counter
 from typing import TypeVar
 
 from edgehive.api.core import Pod, Secret
@@ -64,16 +65,15 @@ class Workload:
         await cancel_and_join(*self._tasks)
 
     async def _follow(self, informer: Informer) -> None:
-        now = asyncio.get_running_loop().time
         async with informer.changes() as changes:
             async for change in changes:
                 pod = change.document.read(Pod)
                 name = pod.metadata.name
                 if change.new is None:
-                    self.gone.setdefault(name, now())
+                    self.gone.setdefault(name, perf_counter())
                     self._journal.count("pods gone from the API")
                 elif pod.status.phase == "Running" and name not in self.running:
-                    self.running[name] = now()
+                    self.running[name] = perf_counter()
                     self._journal.count("pods seen Running")
 
     async def create_pods(self, pods: Sequence[tuple[str, str]], advance: Advance, config_map: str = "") -> None:
@@ -81,7 +81,7 @@ class Workload:
 
         async def create(pod: tuple[str, str]) -> None:
             name, node = pod
-            self.created[name] = asyncio.get_running_loop().time()
+            self.created[name] = perf_counter()
             body = objects.pod(name, node, self._run, config_map)
             await self._client.create(PODS, body, objects.NAMESPACE)
 
