@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import aiohttp
@@ -32,8 +32,10 @@ STOCK_BUFFER = 4 * 1024 * 1024
 STOCK_PATIENCE, STOCK_PATIENCE_ALONE = 1.0, 30.0
 #: The largest piece sent in one frame: others get their turn between two.
 PIECE = 64 * 1024
-MAX_STREAMS = 1024
+MAX_STREAMS = 512
 PING_SECONDS = 5.0
+#: How long the other side is given to take a farewell.
+END_SECONDS = 1.0
 
 
 class StreamBroken(ConnectionError):
@@ -231,7 +233,7 @@ class Tunnel:
         self._silence = {False: silence, True: windowed_silence}
         self._reason = ""
         self._heard = 0.0
-        self._ends: set[asyncio.Task[None]] = set()
+        self._notes: set[asyncio.Task[None]] = set()
 
     async def run(self) -> str:
         """Until the tunnel ends; why it did. All its streams have ended then."""
@@ -249,7 +251,7 @@ class Tunnel:
             self._reason = self._reason or "this side is stopping"
             for stream in list(self.streams.values()):
                 stream._end(f"the tunnel to the node was lost: {self._reason}")
-            await cancel_and_join(keeper, *self._ends)
+            await cancel_and_join(keeper, *self._notes)
             await self._leave()
         return self._reason
 
@@ -274,8 +276,9 @@ class Tunnel:
     async def end(self, reason: str, *, tell: bool = True) -> None:
         """End the tunnel from this side."""
         if tell:
-            with contextlib.suppress(StreamBroken):
-                await self.send(0, FrameType.CLOSE_TUNNEL, reason.encode())
+            with contextlib.suppress(StreamBroken, TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self.send(0, FrameType.CLOSE_TUNNEL, reason.encode())
         self._reason = self._reason or reason
         self._abort()
 
@@ -288,7 +291,9 @@ class Tunnel:
             case WSMsgType.TEXT:
                 await self._handle(tunnel.decode(received.data))
             case WSMsgType.PING:
-                await self._socket.send_frame(received.data, WSMsgType.PONG)
+                # In a task: reading goes on while the other side takes nothing.
+                if not any(task.get_name() == "pong" for task in self._notes):
+                    self._note(self._pong(received.data), "pong")
             case WSMsgType.PONG:
                 pass
             case WSMsgType.BINARY:
@@ -377,13 +382,20 @@ class Tunnel:
             self._tell_end(stream.id)
 
     def _tell_end(self, id: int) -> None:
-        task = spawn(self._send_end(id), name=f"end of stream {id}")
-        self._ends.add(task)
-        task.add_done_callback(self._ends.discard)
+        self._note(self._send_end(id), f"end of stream {id}")
+
+    def _note(self, sending: Coroutine[None, None, None], name: str) -> None:
+        task = spawn(sending, name=name)
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
 
     async def _send_end(self, id: int) -> None:
         with contextlib.suppress(StreamBroken):
             await self.send(id, FrameType.REMOVE)
+
+    async def _pong(self, data: bytes) -> None:
+        with contextlib.suppress(OSError, aiohttp.ClientError, RuntimeError):
+            await self._socket.send_frame(data, WSMsgType.PONG)
 
     # Life
 
@@ -403,7 +415,7 @@ class Tunnel:
 
     async def _leave(self) -> None:
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(END_SECONDS):
                 await self._socket.close(message=self._reason.encode()[:120])
         except (TimeoutError, OSError, aiohttp.ClientError, RuntimeError):
             pass

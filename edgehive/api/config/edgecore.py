@@ -268,6 +268,7 @@ class EdgeStream(_Section, frozen=True):
     tls_tunnel_cert_file: str = "/etc/kubeedge/certs/server.crt"
     tls_tunnel_private_key_file: str = "/etc/kubeedge/certs/server.key"
     handshake_timeout: Positive = 30
+    #: Kept so that Go's files load: pings tell whether the cloud is there.
     read_deadline: Positive = 15
     write_deadline: Positive = 15
     #: The cloud's tunnel port; "" is port 10004 of the host in edgeHub.websocket.server.
