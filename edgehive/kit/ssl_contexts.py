@@ -30,11 +30,19 @@ def server_context(
 
 def load_pair(context: ssl.SSLContext, pair: KeyPair) -> None:
     """Show this certificate from now on, in connections that begin later. The key does not come onto a disk."""
+    load_pem(context, pair.certificate_pem + pair.key_pem)
+
+
+def load_pem(context: ssl.SSLContext, pem: bytes) -> None:
+    """As `load_pair`, for a certificate (with its chain) and its key as PEM; raises ssl.SSLError."""
     # OpenSSL reads keys from a path only; there is memory behind this one.
     with open(os.memfd_create("certificate"), "wb") as file:
-        file.write(pair.certificate_pem + pair.key_pem)
+        file.write(pem)
         file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        path = f"/proc/self/fd/{file.fileno()}"
+        # A pair that does not fit would leave the context with half of it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(path)
+        context.load_cert_chain(path)
 
 
 def client_context(

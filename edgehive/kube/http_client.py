@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import os
 import socket
 import ssl
 from collections import OrderedDict
@@ -28,6 +29,8 @@ from edgehive import __version__
 from edgehive.api.document import Document
 from edgehive.api.meta import ObjectMeta, Status
 from edgehive.api.registry import ApiResource
+from edgehive.kit.ssl_contexts import load_pem
+from edgehive.kit.tasks import spawn
 from edgehive.kube import warning_headers
 from edgehive.kube.client import Body, DocumentList, EventType, PatchType, WatchEvent
 from edgehive.kube.errors import ApiError, Gone, ServerError, Unreachable, from_status
@@ -109,6 +112,47 @@ class _TokenFile:
         self._read_at = float("-inf")
 
 
+class _CertificateFiles:
+    """A client certificate and its key that somebody else replaces on disk."""
+
+    def __init__(self, files: tuple[Path, Path], context: ssl.SSLContext) -> None:
+        self._files = files
+        self._context = context
+        self._seen = self._state()
+        self._looked_at = float("-inf")
+
+    def refresh(self) -> bool:
+        """Show new connections what the files hold now; True when that is something else.
+
+        One half replaced, or none readable, changes nothing.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at <= TOKEN_SECONDS:
+            return False
+        self._looked_at = now
+        state = self._state()
+        if state is None or state == self._seen:
+            return False
+        try:
+            load_pem(self._context, b"\n".join(file.read_bytes() for file in self._files))
+        except (OSError, ssl.SSLError) as error:
+            log.warning("the client certificate in %s stays as it was: %s", self._files[0], error)
+            return False
+        self._seen = state
+        log.info("the client certificate in %s has been replaced", self._files[0])
+        return True
+
+    def expire(self) -> None:
+        """Look at the files before the next request: the server did not take this certificate."""
+        self._looked_at = float("-inf")
+
+    def _state(self) -> list[tuple[int, int]] | None:
+        try:
+            return [(status.st_mtime_ns, status.st_ino) for status in map(os.stat, self._files)]
+        except OSError:
+            return None
+
+
 class _Transport:
     """The connections and credentials that a client and its impersonating views share."""
 
@@ -117,7 +161,10 @@ class _Transport:
         self.server_hostname = access.tls_server_name or None
         self.token_file = _TokenFile(access.token_file) if access.token_file and not access.token else None
         self.session: aiohttp.ClientSession | None = None
+        self._retired: set[asyncio.Task[None]] = set()
         self._ssl_context = access.ssl_context()
+        files = access.client_files
+        self.certificate = _CertificateFiles(files, self._ssl_context) if files and self._ssl_context else None
         self._warnings: OrderedDict[str, None] = OrderedDict()
 
     def is_news(self, warning: str) -> bool:
@@ -130,6 +177,8 @@ class _Transport:
         return not known
 
     def open(self) -> aiohttp.ClientSession:
+        if self.certificate is not None and self.certificate.refresh():
+            self._retire()
         if self.session is None:
             connector = aiohttp.TCPConnector(
                 limit=0,
@@ -146,10 +195,23 @@ class _Transport:
             )
         return self.session
 
-    async def close(self) -> None:
+    def expire_credentials(self) -> None:
+        """The server did not take them: read the files they come from before the next request."""
+        for file in (self.token_file, self.certificate):
+            if file is not None:
+                file.expire()
+
+    def _retire(self) -> None:
+        """End all connections, as client-go does: they have shown the old certificate."""
         session, self.session = self.session, None
         if session is not None:
-            await session.close()
+            task = spawn(session.close(), name="connections with a replaced certificate")
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+
+    async def close(self) -> None:
+        self._retire()
+        await asyncio.gather(*self._retired)
 
 
 def _socket(address: Any) -> socket.socket:
@@ -376,9 +438,10 @@ class HttpClient:
                 log.warning("%s on %s %s: %s", self._transport.access.server, response.method, response.url.path, text)
 
     async def _fail(self, response: aiohttp.ClientResponse) -> None:
-        if response.status == 401 and self._transport.token_file is not None:
-            self._transport.token_file.expire()
-        raise _api_error(response.status, await _read(response, MAX_EVENT))
+        body = await _read(response, MAX_EVENT)
+        if response.status == 401:
+            self._transport.expire_credentials()
+        raise _api_error(response.status, body)
 
 
 def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:

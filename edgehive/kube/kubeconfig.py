@@ -21,6 +21,7 @@ import msgspec
 import yaml
 
 from edgehive.kit.config import parse_yaml
+from edgehive.kit.ssl_contexts import load_pem
 
 MAX_SIZE = 4 * 1024 * 1024
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -34,13 +35,15 @@ class KubeconfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
-    """One server, how to verify it, and one identity. PEM contents, except the token file, which is read again."""
+    """One server, how to verify it, and one identity. PEM contents; files somebody replaces are read again."""
 
     server: str
     certificate_authority: bytes = b""
     tls_server_name: str = ""
     client_certificate: bytes = b""
     client_key: bytes = b""
+    #: Where those two were read, for who reads them again.
+    client_files: tuple[Path, Path] | None = None
     token: str = ""
     token_file: Path | None = None
     impersonate_user: str = ""
@@ -64,21 +67,13 @@ class ClusterAccess:
             else:
                 context.load_verify_locations(cadata=self.certificate_authority.decode())
             if self.client_certificate:
-                _load_client_certificate(context, self.client_certificate + b"\n" + self.client_key)
+                load_pem(context, self.client_certificate + b"\n" + self.client_key)
         except (ssl.SSLError, ValueError) as error:
             raise KubeconfigError(
                 f"the certificates for {self.server} cannot be used: {error}; they are to be PEM, and the key is to "
                 "belong to the client certificate"
             ) from error
         return context
-
-
-def _load_client_certificate(context: ssl.SSLContext, pem: bytes) -> None:
-    # OpenSSL wants a path; memory behind one keeps the private key off the disk.
-    with open(os.memfd_create("client-certificate"), "wb") as file:
-        file.write(pem)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
 
 
 # The file format
@@ -254,6 +249,7 @@ def _select(merged: _Merged, name: str) -> ClusterAccess:
             user.client_certificate_data, user.client_certificate, user_entry.folder, context.user
         ),
         client_key=_content(user.client_key_data, user.client_key, user_entry.folder, context.user),
+        client_files=_client_files(user, user_entry.folder),
         token=user.token,
         token_file=user_entry.folder / user.token_file if user.token_file and not user.token else None,
         impersonate_user=user.impersonate,
@@ -289,6 +285,13 @@ def _refuse_unsupported(cluster: _Cluster, cluster_name: str, user: _User, user_
         )
     if bool(user.client_certificate or user.client_certificate_data) != bool(user.client_key or user.client_key_data):
         raise KubeconfigError(f"user {user_name!r} has only one of client certificate and client key: give both")
+
+
+def _client_files(user: _User, folder: Path) -> tuple[Path, Path] | None:
+    inline = user.client_certificate_data or user.client_key_data
+    if inline or not user.client_certificate:
+        return None
+    return folder / user.client_certificate, folder / user.client_key
 
 
 def _content(data: str, path: str, folder: Path, entry: str) -> bytes:
