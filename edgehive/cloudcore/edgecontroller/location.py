@@ -37,7 +37,7 @@ def needs_of(pod: Pod) -> frozenset[tuple[str, str]]:
     """(type, name) of all a pod names itself."""
     spec = pod.spec
     found = {(str(ResourceType.SECRET), secret.name) for secret in spec.image_pull_secrets or ()}
-    for container in [*spec.containers, *(spec.init_containers or ())]:
+    for container in [*spec.containers, *(spec.init_containers or ()), *(spec.ephemeral_containers or ())]:
         found.update(_of_container(container))
     for volume in spec.volumes or ():
         found.update(_of_volume(volume))
