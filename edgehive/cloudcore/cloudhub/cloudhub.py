@@ -101,7 +101,7 @@ class CloudHub:
         node = link.peer.node
         if self._sessions.get(node) is None and len(self._sessions) >= self._config.node_limit:
             reason = f"{self._config.node_limit} nodes are connected, which is the limit (cloudHub.nodeLimit)"
-            log.warning("node %s refused: %s", node, reason)
+            self._metrics.refusals.refuse("node limit", f"node {node} is refused: {reason}", about=node)
             await link.close(reason)
             return
         session = Session(
