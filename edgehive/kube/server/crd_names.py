@@ -40,7 +40,7 @@ def claims(group: str, rows: Iterable[ApiResource], others: Iterable[Mapping[str
         if row.group == group:
             found.add_row(row)
     for crd in others:
-        if crd["spec"]["group"] == group:
+        if (crd.get("spec") or {}).get("group") == group:
             found.add_accepted(accepted_names(crd))
     return found
 
@@ -60,9 +60,6 @@ def is_established(crd: Mapping[str, Any]) -> bool:
 def judged(crd: Json, taken: Claims, now: str) -> Json:
     """The CRD with what names it gets, and conditions that say so."""
     spec, names = crd["spec"], crd["spec"]["names"]
-    if not names.get("kind"):
-        # Nothing that is written today; a database may hold it.
-        return crd
     names.setdefault("singular", names["kind"].lower())
     names.setdefault("listKind", f"{names['kind']}List")
     spec.setdefault("conversion", {"strategy": "None"})

@@ -4,6 +4,7 @@ Go: k8s.io/apiextensions-apiserver/pkg/{apiserver,controller}
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from edgehive.kube.server.crd_names import Claims, accepted_names, claims, is_es
 from edgehive.kube.server.identity import MASTERS, User
 from edgehive.kube.server.options import Call, DeleteOptions
 from edgehive.kube.server.writes import Writer
-from edgehive.kube.store import Event, Expired, Key, Store
+from edgehive.kube.store import Event, Expired, Key, Store, Stored
+
+log = logging.getLogger("edgehive.kube.server")
 
 Json = dict[str, Any]
 
@@ -67,6 +70,10 @@ def _served(crd: Mapping[str, Any], version: Mapping[str, Any], since: int = 0) 
     return Served(row, custom, tracks_generation=True, unconditional_update=False)
 
 
+def _group(stored: Stored) -> str:
+    return str((stored.to_dict().get("spec") or {}).get("group") or "")
+
+
 def _gives_back(event: Event) -> bool:
     """A definition that went, or holds other names than before."""
     before = event.previous.to_dict() if event.previous is not None else {}
@@ -110,8 +117,8 @@ class Crds:
 
     async def _sync_others(self, event: Event, group: asyncio.TaskGroup) -> None:
         """Names are free again: whoever waits in the same group may have them, the oldest first."""
-        api_group = event.stored.to_dict()["spec"]["group"]
-        others = [item for item in self._store.items(_STORAGE) if item.to_dict()["spec"]["group"] == api_group]
+        api_group = _group(event.stored)
+        others = [item for item in self._store.items(_STORAGE) if _group(item) == api_group]
         for other in sorted(others, key=lambda item: item.document.meta.creation_timestamp or ""):
             await self._sync(other.key, group)
 
@@ -131,9 +138,13 @@ class Crds:
     async def _judge(self, key: Key) -> None:
         """Write down which names it has, and serve it under them."""
         now = self._writer.now()
-        current = await self._writer.adjust(key, lambda fresh: judged(fresh, self._claims(key, fresh), now))
-        if current is not None:
-            self._serve(key.name, current.to_dict())
+        try:
+            current = await self._writer.adjust(key, lambda fresh: judged(fresh, self._claims(key, fresh), now))
+            if current is not None:
+                self._serve(key.name, current.to_dict())
+        except (KeyError, TypeError, AttributeError) as error:
+            # Only a database from elsewhere holds such: what is written today has been validated.
+            log.error("the definition %s in the store makes no sense and is not served: %r", key.name, error)
 
     def _serve(self, name: str, crd: Json) -> None:
         """Tell the catalog, if anything has changed for it."""

@@ -12,6 +12,7 @@ from edgehive.kit.clock import SystemClock
 from edgehive.kube.client import DocumentList
 from edgehive.kube.errors import NotFound
 from edgehive.kube.sqlite import open_store
+from edgehive.kube.store import Key, memory_store
 from edgehive.testing.cluster import Cluster
 
 pytestmark = pytest.mark.looptime
@@ -170,3 +171,14 @@ async def test_an_older_object_is_read_by_the_schema_after_a_restart(tmp_path: P
         await client.patch(CUSTOM_RESOURCE_DEFINITIONS, "widgets.example.com", {"spec": newer["spec"]})
     async with open_store(tmp_path / "store.db", clock=clock) as store, Cluster(store=store, clock=clock) as cluster:
         assert (await cluster.client().get(WIDGETS, "w", "default")).to_dict()["spec"] == {"size": "b"}
+
+
+async def test_a_definition_that_makes_no_sense_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    store = memory_store()
+    place = "customresourcedefinitions.apiextensions.k8s.io"
+    for name, spec in (("as.ex.com", {}), ("bs.ex.com", {"group": "ex.com", "names": {"plural": "bs"}, "versions": 5})):
+        await store.put(Key(place, "", name), None, {"metadata": {"name": name, "uid": name}, "spec": spec})
+    async with Cluster(store=store) as cluster:
+        await cluster.client().create(CUSTOM_RESOURCE_DEFINITIONS, definition("widgets", "Widget"))
+        assert (await conditions(cluster, "widgets.example.com"))["Established"][0] == "True"
+    assert "the definition as.ex.com in the store makes no sense and is not served" in caplog.text
