@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from edgehive.api.core import Service
 from edgehive.api.meta import StatusCause
+from edgehive.api.network import Service
 from edgehive.kube.errors import ServerError, invalid
 from edgehive.kube.server.options import Call
 from edgehive.kube.store import Store

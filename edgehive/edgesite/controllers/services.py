@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from edgehive.api.core import Pod, Service, ServicePort
+from edgehive.api.core import Pod
 from edgehive.api.document import Document
+from edgehive.api.network import Service, ServicePort
 from edgehive.api.registry import ENDPOINT_SLICES, ENDPOINTS, PODS, SERVICES
 from edgehive.edgesite.controllers import pods
 from edgehive.edgesite.controllers.engine import ControllerDeps, Key, Source, own_key
