@@ -235,6 +235,11 @@ class Tunnel:
         self._heard = 0.0
         self._notes: set[asyncio.Task[None]] = set()
 
+    @property
+    def reason(self) -> str:
+        """Why it ended; "" while it stands."""
+        return self._reason
+
     async def run(self) -> str:
         """Until the tunnel ends; why it did. All its streams have ended then."""
         self._heard = asyncio.get_running_loop().time()
@@ -248,11 +253,14 @@ class Tunnel:
         except (StreamBroken, OSError, aiohttp.ClientError, RuntimeError) as error:
             self._reason = self._reason or str(error) or type(error).__name__
         finally:
-            self._reason = self._reason or "this side is stopping"
+            self._reason = self._reason or "the connection was lost"
             for stream in list(self.streams.values()):
                 stream._end(f"the tunnel to the node was lost: {self._reason}")
-            await cancel_and_join(keeper, *self._notes)
-            await self._leave()
+            try:
+                await cancel_and_join(keeper, *self._notes)
+                await self._leave()
+            finally:
+                self._abort()
         return self._reason
 
     def open(self, id: int) -> Stream:
@@ -418,5 +426,4 @@ class Tunnel:
             async with asyncio.timeout(END_SECONDS):
                 await self._socket.close(message=self._reason.encode()[:120])
         except (TimeoutError, OSError, aiohttp.ClientError, RuntimeError):
-            pass
-        self._abort()
+            pass  # it is aborted next

@@ -104,21 +104,24 @@ class Tunnels:
         self._by_address[address] = node
         self._open.set(len(self._by_node))
         log.info("node %s at %s has opened its tunnel", node, address)
-        if older is not None:
-            await older.end("the node has opened another tunnel")
         announcing = spawn(self._announce(node), name=f"announce {node}")
-        reason = "cloudcore is stopping"
         try:
-            reason = await carrier.run()
+            if older is not None:
+                await older.end("the node has opened another tunnel")
+            await carrier.run()
         finally:
+            # Nothing is awaited before the table is right: the request's handler may be cancelled at any moment.
+            self._forget(node, address, carrier)
             await cancel_and_join(announcing)
-            self._bad_frames.inc(carrier.refused_frames)
-            if self._by_node.get(node) is carrier:
-                del self._by_node[node]
-                if self._by_address.get(address) == node:
-                    del self._by_address[address]
-            self._open.set(len(self._by_node))
-            log.info("the tunnel of node %s has ended: %s", node, reason)
+
+    def _forget(self, node: str, address: str, carrier: Tunnel) -> None:
+        self._bad_frames.inc(carrier.refused_frames)
+        if self._by_node.get(node) is carrier:
+            del self._by_node[node]
+            if self._by_address.get(address) == node:
+                del self._by_address[address]
+        self._open.set(len(self._by_node))
+        log.info("the tunnel of node %s has ended: %s", node, carrier.reason)
 
     def _violation(self, request: web.Request, node: str) -> str:
         """Why the connection is not the node's it says it is; "" when it is."""

@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMessage, WSMsgType
 
+from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.wire import tunnel
 from edgehive.wire.streams import MAX_STREAMS, STOCK_BUFFER, WINDOW, Stream, StreamBroken, Tunnel
@@ -198,3 +199,21 @@ async def test_what_breaks_the_protocol_ends_the_tunnel_and_is_counted(message: 
     socket.incoming.put_nowait(message)
     assert "broke the protocol" in await carrier.run()
     assert carrier.refused_frames == 1
+
+
+@pytest.mark.parametrize("moment", range(12))
+async def test_a_tunnel_leaves_the_table_whenever_its_request_is_cancelled(moment: int) -> None:
+    socket = MemorySocket()
+    tunnels = Tunnels()
+    carrier = tunnel_over(socket)
+    stream = carrier.open(1)
+    holding = spawn(tunnels._hold("n1", "192.0.2.7", carrier), name="hold")
+    await asyncio.sleep(1)
+    assert "n1" in tunnels
+    socket.abort()
+    for _ in range(moment):
+        await asyncio.sleep(0)
+    await cancel_and_join(holding)
+    assert "n1" not in tunnels and tunnels.node_at("192.0.2.7") is None
+    with pytest.raises(StreamBroken):
+        await stream.read()
