@@ -64,6 +64,7 @@ _MAILBOX = 4096
 _EVENTS = 1000
 _LIST_RETRY_SECONDS = 2.0
 _DEFAULT_ROOT = "/var/lib/kubelet"
+_DRAIN_SECONDS = 0.2
 
 
 class Edged:
@@ -184,7 +185,8 @@ class Edged:
         debugging = self._kubelet.enable_debugging_handlers
         stats = StatsSummary(self._cri, self._clock, self._node_name)
         app = KubeletServer(views, stats, self._clock, self._registry, self._probes, debugging=debugging).app()
-        door = serve(app, host=self._kubelet.address, port=self._kubelet.read_only_port)
+        # Followed logs and open streams end when their asker likes: no use in waiting for them.
+        door = serve(app, host=self._kubelet.address, port=self._kubelet.read_only_port, drain=_DRAIN_SECONDS)
         _, self._port = await stack.enter_async_context(door)
 
     async def _work(self, ready: Ready) -> None:
