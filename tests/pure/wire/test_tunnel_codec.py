@@ -93,3 +93,22 @@ def test_the_head_of_an_answer() -> None:
 def test_a_head_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         tunnel.decode_head(data)
+
+
+_texts = st.text(max_size=30)
+
+
+@given(
+    st.builds(lambda path, query: f"/{path}?{query}", _texts, _texts), st.dictionaries(_texts, st.lists(_texts)), _texts
+)
+def test_any_request_is_passed_on_on_one_line_or_refused(
+    target: str, header: dict[str, list[str]], method: str
+) -> None:
+    data = tunnel.encode_connect(Connect(1, tunnel.url_of(target), header, method))
+    try:
+        connect = tunnel.decode_connect(data)
+    except ProtocolError:
+        return
+    assert not set(connect.url.target + connect.method) & set(" \r\n\0")
+    for name, values in (connect.header or {}).items():
+        assert not set(name + "".join(values)) & set("\r\n\0")
