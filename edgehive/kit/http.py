@@ -158,7 +158,8 @@ class _Door:
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(lambda: protocol, connection, **tls)
         except ssl.SSLError as error:
-            self._refusals.refuse(_tls_reason(error), f"no TLS with {where}: {_tls_text(error)}", about=where)
+            said = f"no TLS with {where}: {_tls_text(error)}"
+            self._refusals.refuse(_tls_reason(error), said, about=said)
         except (TimeoutError, ConnectionError) as error:
             text = str(error) or f"nothing came within {seconds:g} s"
             self._refusals.refuse("handshake", f"no TLS with {where}: {text}", about=where, level=logging.INFO)

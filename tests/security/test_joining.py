@@ -105,7 +105,7 @@ async def test_wrong_ca(tmp_path: Path) -> None:
         await still_open(it)
 
 
-async def test_foreign_certificate(tmp_path: Path) -> None:
+async def test_foreign_certificate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One of another CA with the same name, an expired one, one for servers, none at all: no session, and counted."""
     async with doors(tmp_path) as it:
         ca, now = it.authority.ca, CLOCK.now()
@@ -122,6 +122,13 @@ async def test_foreign_certificate(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while it.refused("hub", "client certificate") < len(wrong):
                 await asyncio.sleep(0.01)
+        for why in (
+            "unable to get local issuer",
+            "has expired",
+            "unsuitable certificate purpose",
+            "shows no certificate",
+        ):
+            assert len([record for record in caplog.records if why in record.getMessage()]) == 1, why
         await still_open(it)
 
 
