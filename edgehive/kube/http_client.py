@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
 import msgspec
@@ -32,7 +32,9 @@ from edgehive.api.registry import ApiResource
 from edgehive.kit.ssl_contexts import load_pem
 from edgehive.kit.tasks import spawn
 from edgehive.kube import warning_headers
+from edgehive.kube.answers import Answer, AnswerTooLarge, BadAnswer
 from edgehive.kube.client import Body, DocumentList, EventType, PatchType, WatchEvent
+from edgehive.kube.connections import Connections
 from edgehive.kube.errors import ApiError, Gone, ServerError, Unreachable, from_status
 from edgehive.kube.kubeconfig import ClusterAccess
 
@@ -49,6 +51,8 @@ READ_BUFFER = 256 * 1024
 LARGE_BODY = 512 * 1024
 
 WARNINGS_REMEMBERED = 256
+
+_STANDING_HEADERS = {"User-Agent": f"edgehive/{__version__}", "Accept-Encoding": "identity"}
 
 log = logging.getLogger("edgehive.kube.client")
 
@@ -163,6 +167,8 @@ class _Transport:
         self.session: aiohttp.ClientSession | None = None
         self._retired: set[asyncio.Task[None]] = set()
         self._ssl_context = access.ssl_context()
+        self.base_path = urlsplit(access.server).path.rstrip("/")
+        self.connections = Connections(access.server, self._ssl_context, self.server_hostname)
         files = access.client_files
         self.certificate = _CertificateFiles(files, self._ssl_context) if files and self._ssl_context else None
         self._warnings: OrderedDict[str, None] = OrderedDict()
@@ -191,7 +197,7 @@ class _Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER,
-                headers={"User-Agent": f"edgehive/{__version__}", "Accept-Encoding": "identity"},
+                skip_auto_headers=_STANDING_HEADERS,
             )
         return self.session
 
@@ -203,6 +209,7 @@ class _Transport:
 
     def _retire(self) -> None:
         """End all connections, as client-go does: they have shown the old certificate."""
+        self.connections.retire()
         session, self.session = self.session, None
         if session is not None:
             task = spawn(session.close(), name="connections with a replaced certificate")
@@ -378,10 +385,36 @@ class HttpClient:
         data: bytes | None = None,
         content_type: str = "application/json",
     ) -> bytes:
-        async with self._response(
-            method, path, query, data=data, content_type=content_type, timeout=self._timeout
-        ) as response:
-            return await _read(response, MAX_ANSWER)
+        if data is not None and len(data) > LARGE_BODY:
+            async with self._response(
+                method, path, query, data=data, content_type=content_type, timeout=self._timeout
+            ) as response:
+                return await _read(response, MAX_ANSWER)
+        answer = await self._exchange(method, path, query, data, content_type)
+        self._tell_warnings(answer.values("Warning"), method, path)
+        if not 200 <= answer.status < 300:
+            if answer.status == 401:
+                self._transport.expire_credentials()
+            raise _api_error(answer.status, answer.body)
+        return answer.body
+
+    async def _exchange(
+        self, method: str, path: str, query: Mapping[str, str] | None, data: bytes | None, content_type: str
+    ) -> Answer:
+        """One short request on a kept connection."""
+        transport = self._transport
+        transport.open()
+        target = transport.base_path + quote(path, safe="/:") + (f"?{urlencode(query)}" if query else "")
+        headers = self._headers(content_type if data is not None else "")
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await transport.connections.exchange(method, target, headers, data, limit=MAX_ANSWER)
+        except TimeoutError as error:
+            raise Unreachable(f"{transport.access.server} did not answer {method} {path} in time") from error
+        except AnswerTooLarge:
+            raise ServerError(f"the answer to {method} {path} is larger than {MAX_ANSWER} bytes") from None
+        except (OSError, BadAnswer) as error:
+            raise Unreachable(_unreachable(transport.access.server, error)) from error
 
     @contextlib.asynccontextmanager
     async def _response(
@@ -408,7 +441,7 @@ class HttpClient:
                 allow_redirects=False,
                 server_hostname=transport.server_hostname,
             ) as response:
-                self._tell_warnings(response)
+                self._tell_warnings(response.headers.getall("Warning", ()), response.method, response.url.path)
                 if not 200 <= response.status < 300:
                     await self._fail(response)
                 yield response
@@ -418,7 +451,7 @@ class HttpClient:
             raise Unreachable(_unreachable(transport.access.server, error)) from error
 
     def _headers(self, content_type: str) -> CIMultiDict[str]:
-        headers = CIMultiDict({"Accept": "application/json"})
+        headers = CIMultiDict({"Accept": "application/json", **_STANDING_HEADERS})
         if content_type:
             headers["Content-Type"] = content_type
         transport = self._transport
@@ -431,11 +464,11 @@ class HttpClient:
                 headers.add("Impersonate-Group", group)
         return headers
 
-    def _tell_warnings(self, response: aiohttp.ClientResponse) -> None:
+    def _tell_warnings(self, warnings: Sequence[str], method: str, path: str) -> None:
         """Log what the server wants its callers to know, each sentence once."""
-        for text in warning_headers.texts(response.headers.getall("Warning", ())):
+        for text in warning_headers.texts(warnings) if warnings else ():
             if self._transport.is_news(text):
-                log.warning("%s on %s %s: %s", self._transport.access.server, response.method, response.url.path, text)
+                log.warning("%s on %s %s: %s", self._transport.access.server, method, path, text)
 
     async def _fail(self, response: aiohttp.ClientResponse) -> None:
         body = await _read(response, MAX_EVENT)
