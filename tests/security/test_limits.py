@@ -92,7 +92,7 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
 
 
 async def test_a_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
-    async with door(Strangers(handshake_seconds=0.2), tmp_path) as it:
+    async with door(Strangers(handshake_seconds=1.0), tmp_path) as it:
         idle, idle_writer = await it.open()
         slow, slow_writer = await it.open()
         slow_writer.write(b"\x16\x03\x01\x02\x00")
@@ -122,7 +122,7 @@ async def test_rubbish_instead_of_a_handshake(tmp_path: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: h\r\nX: "])
 async def test_headers_that_do_not_come_are_not_waited_for(sent: bytes) -> None:
-    async with door(Strangers(headers_seconds=0.2)) as it:
+    async with door(Strangers(headers_seconds=1.0)) as it:
         reader, writer = await it.open()
         writer.write(sent)
         assert await ended(reader) == b""
@@ -177,7 +177,7 @@ async def test_an_address_has_so_many_connections_and_others_have_theirs() -> No
 
 
 async def test_all_addresses_together_have_so_many(tmp_path: Path) -> None:
-    async with door(Strangers(together=2, handshake_seconds=0.3), tmp_path) as it:
+    async with door(Strangers(together=2, handshake_seconds=1.0), tmp_path) as it:
         open_ones = [
             await asyncio.open_connection("127.0.0.1", it.port, local_addr=(f"127.0.0.{last}", 0)) for last in (2, 3)
         ]
