@@ -59,18 +59,24 @@ class InlineDatabase(Database):
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         _migrate(self._connection, ":memory:", MIGRATIONS)
         self._left: int | None = None
-        self._torn = False
+        self._torn = self._buried = False
         self.crashed = asyncio.Event()
 
     def crash_after(self, writes: int, *, torn: bool) -> None:
         self._left, self._torn = writes, torn
 
+    def bury(self) -> None:
+        """The process is gone: what its clean-up would still write fails at once."""
+        self._buried = True
+
     def recover(self) -> None:
-        self._left = None
+        self._left, self._buried = None, False
         self.crashed.clear()
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         await asyncio.sleep(0)
+        if self._buried:
+            raise DatabaseError("the process is gone")
         dying = self._left == 0
         if self._left:
             self._left -= 1
@@ -330,6 +336,7 @@ class Pair:
         edge, self.edge = self.edge, None
         if edge is not None:
             self.repeated += [what for what, times in edge.edged.told.items() if times > 1]
+            self.database.bury()
             if not self.database.crashed.is_set():
                 edge.raise_failure()
             await edge.stop()
