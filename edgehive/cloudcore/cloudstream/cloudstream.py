@@ -9,6 +9,7 @@ Go: cloud/pkg/cloudstream/cloudstream.go
 import asyncio
 import contextlib
 import logging
+import ssl
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -25,6 +26,7 @@ from edgehive.cloudcore.cloudstream.tunnelport import negotiate
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.placement import node_of
+from edgehive.kit.fatal import Fatal
 from edgehive.kit.http import serve
 from edgehive.kit.ssl_contexts import ECDSA_CIPHERS, server_context
 from edgehive.kube.errors import ApiError, Conflict
@@ -36,6 +38,10 @@ LOCATE_SECONDS = 10.0
 STOP_SECONDS = 3.0
 #: Where a cluster publishes the CA of its clients; kubeadm's kubelet client certificate is signed by it.
 _AUTHENTICATION = ("extension-apiserver-authentication", "kube-system", "client-ca-file")
+
+
+class TlsFilesUnusable(Fatal):
+    """A configured file cannot be used; the text says which and what to do."""
 
 
 class TlsFiles(Protocol):
@@ -90,10 +96,10 @@ class CloudStream:
 
     def _tunnel_door(self, tunnels: Tunnels, hub: TlsFiles) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
         config = self._config
-        own = _present(config.tls_tunnel_cert_file, config.tls_tunnel_private_key_file)
+        own = _pair(config.tls_tunnel_cert_file, config.tls_tunnel_private_key_file)
         certificate, key = own or (hub.certificate, hub.key)
-        (ca,) = _present(config.tls_tunnel_ca_file) or (hub.ca,)
-        context = server_context(certificate, key, client_ca=ca)
+        ca = Path(config.tls_tunnel_ca_file)
+        context = _context("tunnel", certificate, key, ca if ca.is_file() else hub.ca, client_certificate="required")
         context.set_ciphers(ECDSA_CIPHERS)
         return serve(tunnels.app(), host=config.address, port=config.tunnel_port, ssl_context=context)
 
@@ -101,7 +107,7 @@ class CloudStream:
         self, tunnels: Tunnels, hub: TlsFiles, doors: AsyncExitStack
     ) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
         config = self._config
-        own = _present(config.tls_stream_cert_file, config.tls_stream_private_key_file)
+        own = _pair(config.tls_stream_cert_file, config.tls_stream_private_key_file)
         certificate, key = own or (hub.certificate, hub.key)
         authorities = await self._client_authorities()
         if not authorities:
@@ -110,15 +116,15 @@ class CloudStream:
                 config.tls_stream_ca_file,
             )
         bundle = doors.enter_context(_bundle(authorities)) if authorities else None
-        context = server_context(certificate, key, client_ca=bundle, client_certificate="optional")
+        context = _context("stream", certificate, key, bundle, client_certificate="optional")
         callers = Callers(self._deps.client, enforce=config.authentication == "required")
         face = KubeletFace(tunnels, self._locate, callers, self._deps.registry)
         return serve(face.app(), host=config.address, port=config.stream_port, ssl_context=context)
 
     async def _client_authorities(self) -> str:
         """The CAs (PEM) of those who may ask: the configured file, else the cluster's own."""
-        if configured := _present(self._config.tls_stream_ca_file):
-            return configured[0].read_text()
+        if configured := _text_of(self._config.tls_stream_ca_file):
+            return configured
         name, namespace, key = _AUTHENTICATION
         published = ""
         try:
@@ -165,10 +171,33 @@ async def _end_tunnels(tunnels: Tunnels) -> None:
             await tunnels.end_all("cloudcore is stopping")
 
 
-def _present(*paths: str) -> tuple[Path, ...]:
-    """The files, when all of them are there."""
-    found = tuple(Path(path) for path in paths)
-    return found if all(str(path) != "." and path.is_file() for path in found) else ()
+def _text_of(file: str) -> str:
+    """ "" where there is no such file."""
+    path = Path(file)
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _pair(certificate: str, key: str) -> tuple[Path, Path] | None:
+    """The files, None when both are absent; raises TlsFilesUnusable."""
+    paths = (Path(certificate), Path(key))
+    present = [path for path in paths if path.is_file()]
+    if len(present) == 1:
+        missing = next(path for path in paths if path not in present)
+        raise TlsFilesUnusable(f"{present[0]} is there but {missing} is not: cloudStream needs both or neither")
+    return paths if present else None
+
+
+def _context(
+    port: str, certificate: Path, key: Path, clients: Path | None, *, client_certificate: str
+) -> ssl.SSLContext:
+    """Raises TlsFilesUnusable."""
+    try:
+        return server_context(certificate, key, client_ca=clients, client_certificate=client_certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise TlsFilesUnusable(
+            f"the {port} port cannot be opened with {certificate}, {key} and the CA of its clients: "
+            f"{getattr(error, 'reason', None) or error}; put PEM files that belong together there, or none"
+        ) from error
 
 
 @contextmanager

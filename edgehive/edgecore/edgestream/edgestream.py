@@ -31,7 +31,7 @@ from edgehive.wire.tunnel_ws import connect
 
 log = logging.getLogger("edgehive.edgestream")
 
-RETRY = Backoff(first=2.0, factor=1.5, limit=30.0, jitter=0.25)
+RETRY = Backoff(first=2.0, factor=1.5, limit=10.0, jitter=0.25)
 #: A tunnel that held this long was a good one: the next try comes soon.
 GOOD_SECONDS = 30.0
 FILES_SECONDS = 2.0

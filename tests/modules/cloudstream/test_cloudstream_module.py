@@ -15,12 +15,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.cloudcore import CloudCore
+from edgehive.api.config.edgecore import EdgeCore
 from edgehive.api.registry import CONFIG_MAPS, NODES, PODS
 from edgehive.beehive.bus import Bus
 from edgehive.cloudcore import endpoints
-from edgehive.cloudcore.cloudstream.cloudstream import CloudStream
+from edgehive.cloudcore.cloudstream.cloudstream import CloudStream, TlsFilesUnusable
 from edgehive.cloudcore.deps import CloudDeps
+from edgehive.cloudcore.modules import enabled as cloud_modules
 from edgehive.edgecore.edgestream.edgestream import EdgeStream, TunnelFiles
+from edgehive.edgecore.modules import enabled as edge_modules
 from edgehive.kit import tls
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import SystemClock
@@ -292,3 +295,59 @@ async def test_with_iptables_the_node_keeps_its_addresses_and_gets_the_agreed_po
         assert (await it.node())["status"]["addresses"] == REPORTED
         record = (await it.client.get(CONFIG_MAPS, "tunnelport", "kubeedge")).meta.annotations or {}
         assert record["tunnelportrecord.kubeedge.io"] == '{"ipTunnelPort":{"127.0.0.1":10351},"port":{"10351":true}}'
+
+
+# Files
+
+
+@pytest.mark.parametrize("port", ["Tunnel", "Stream"])
+async def test_half_a_pair_of_files_is_one_sentence(tmp_path: Path, port: str) -> None:
+    half = tmp_path / "half.crt"
+    half.write_text("x")
+    with pytest.raises(TlsFilesUnusable, match=r"half\.crt is there but .*none is not: cloudStream needs both"):
+        async with rig(tmp_path, {f"tls{port}CertFile": str(half)}):
+            """It does not come to this."""
+
+
+@pytest.mark.parametrize(("key", "port"), [("tlsStreamCAFile", "stream"), ("tlsTunnelCAFile", "tunnel")])
+async def test_a_ca_file_that_is_none_is_one_sentence(tmp_path: Path, key: str, port: str) -> None:
+    garbage = tmp_path / "garbage.crt"
+    garbage.write_text("no certificate")
+    with pytest.raises(TlsFilesUnusable, match=f"the {port} port cannot be opened with .*put PEM files"):
+        async with rig(tmp_path, {key: str(garbage)}):
+            """It does not come to this."""
+
+
+async def test_certificates_of_ones_own_are_shown(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    own = certificates.make("cluster", "stream", names=("127.0.0.1",))
+    files = {"tlsStreamCertFile": str(own.certificate), "tlsStreamPrivateKeyFile": str(own.key)}
+    async with rig(tmp_path, files) as it, it.tunnel():
+        await it.until(it.advertised)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await it.get(LOG, None)  # which trusts the hub's CA
+
+
+async def test_an_edge_waits_for_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgehive.edgecore.edgestream.edgestream.FILES_SECONDS", 0.02)
+    async with rig(tmp_path) as it:
+        absent = Files(tmp_path / "hub-system-node-n1.crt", tmp_path / "hub-system-node-n1.key", tmp_path / "hub.ca")
+        running = spawn(it.edge(absent).run(lambda: None), name="edgestream")
+        await asyncio.sleep(0)
+        it.certificates.make("hub", "system:node:n1", "system:nodes")
+        await it.until(it.advertised)
+        await cancel_and_join(running)
+
+
+# Which modules run
+
+
+def test_streams_are_on_unless_the_file_says_otherwise_or_there_are_no_doors() -> None:
+    assert "cloudStream" in cloud_modules(CloudCore())
+    assert "cloudStream" not in cloud_modules(CloudCore(), doors=False)
+    assert "cloudStream" not in cloud_modules(
+        msgspec.convert({"modules": {"cloudStream": {"enable": False}}}, CloudCore)
+    )
+    assert "edgestream" in edge_modules(EdgeCore())
+    assert "edgestream" not in edge_modules(EdgeCore(), doors=False)
+    assert "edgestream" not in edge_modules(msgspec.convert({"modules": {"edgeStream": {"enable": False}}}, EdgeCore))
