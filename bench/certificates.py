@@ -140,7 +140,8 @@ def _config(folder: Path, api: str, port: int) -> Path:
         "https": {"address": "127.0.0.1", "port": port},
     }
     monitor = {"monitorServer": {"bindAddress": f"127.0.0.1:{_free_port()}"}}
-    data = {"commonConfig": monitor, "kubeAPIConfig": {"master": api}, "modules": {"cloudHub": hub}}
+    modules = {"cloudHub": hub, "cloudStream": {"enable": False}}
+    data = {"commonConfig": monitor, "kubeAPIConfig": {"master": api}, "modules": modules}
     file = folder / "cloudcore.yaml"
     file.write_text(yaml.safe_dump(data))
     return file

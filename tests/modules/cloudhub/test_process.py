@@ -51,7 +51,7 @@ def config(folder: Path, api: str, hub: int, https: int, monitor: int) -> Path:
     data = {
         "commonConfig": {"monitorServer": {"bindAddress": f"127.0.0.1:{monitor}"}},
         "kubeAPIConfig": {"master": api},
-        "modules": {"cloudHub": cloud_hub},
+        "modules": {"cloudHub": cloud_hub, "cloudStream": {"enable": False}},
     }
     file.write_text(yaml.safe_dump(data))
     return file
