@@ -154,9 +154,8 @@ class _Door:
         if self._ssl_context is not None:
             tls = {"ssl": self._ssl_context, "ssl_handshake_timeout": seconds}
         try:
-            async with asyncio.timeout(seconds + 1):
-                loop = asyncio.get_running_loop()
-                await loop.connect_accepted_socket(lambda: protocol, connection, **tls)
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(lambda: protocol, connection, **tls)
         except ssl.SSLError as error:
             said = f"no TLS with {where}: {_tls_text(error)}"
             self._refusals.refuse(_tls_reason(error), said, about=said)
