@@ -61,10 +61,12 @@ def parse_yaml(text: str | bytes) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
         data = loader.get_single_data()
+        if _expanded(data, {}) > MAX_NODES:
+            raise yaml.YAMLError(f"its aliases unfold to more than {MAX_NODES} values")
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
     finally:
         loader.dispose()
-    if _expanded(data, {}) > MAX_NODES:
-        raise yaml.YAMLError(f"its aliases unfold to more than {MAX_NODES} values")
     return data
 
 

@@ -214,7 +214,7 @@ def parse_extended_key_usages(header: str | None) -> list[int]:
         return [CLIENT_AUTH]
     try:
         usages = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise JoinRefused(f"header {EXTENDED_KEY_USAGES_HEADER} is not JSON: {error}") from error
     if not isinstance(usages, list) or not usages:
         raise JoinRefused(f"header {EXTENDED_KEY_USAGES_HEADER} is to be a list of numbers, such as [2]")

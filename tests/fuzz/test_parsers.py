@@ -26,7 +26,7 @@ from edgehive.kit import config, tls
 from edgehive.kit.config import ConfigError
 from edgehive.kube import patch, selectors
 from edgehive.kube.errors import ApiError
-from edgehive.kube.server import protobuf
+from edgehive.kube.server import bodies, protobuf, urls
 from edgehive.wire import codec, inventory, join, payloads, resource, tunnel
 from edgehive.wire.link import JoinRefused, ProtocolError
 from edgehive.wire.resource import Resource
@@ -248,6 +248,20 @@ PARSERS: dict[str, Parser] = {
         patched(strategic), (ProtocolError, msgspec.DecodeError, ApiError, TypeError), [STRATEGIC, PATCH], length
     ),
     "protobuf body": Parser(protobuf.decode_body, (ApiError,), [PROTOBUF], length),
+    "API path": Parser(
+        lambda data: urls.read(text(data)),
+        (),
+        [b"/apis/apps/v1/namespaces/default/deployments/web/status", b"/api/v1/watch/pods", b"/api/v1/nodes/n/proxy/x"],
+    ),
+    "API body in JSON": Parser(
+        lambda data: bodies.decode(data, "application/json", "Pod"), (ApiError,), [PATCH], length
+    ),
+    "API body in YAML": Parser(
+        lambda data: bodies.decode(data, "application/yaml", "Pod"),
+        (ApiError,),
+        [b"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: &a [1, 2.5, null, 2026-01-01]\nstatus: *a\n"],
+        length,
+    ),
     "cloudcore.yaml": Parser(
         lambda data: config.parse(data.decode(errors="replace"), CloudCore), (ConfigError,), [YAML]
     ),
@@ -340,6 +354,13 @@ def test_json_of_any_shape(name: str, tree: object) -> None:
 def test_the_samples_themselves(name: str) -> None:
     for sample in PARSERS[name].samples:
         demand(PARSERS[name], sample)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("piece", [b"[", b'{"a":', b"{", b"- ", b"a: ", b"(", b"\x30\x80", b"\x0a\x7f", b"%", b"\\"])
+def test_one_thing_ten_thousand_times(name: str, piece: bytes) -> None:
+    """What nests, where it may nest without end."""
+    demand(PARSERS[name], piece * 10_000)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=64))

@@ -64,7 +64,7 @@ def decode(data: bytes, media_type: str, kind: str) -> Any:
         if media_type == negotiation.YAML:
             return msgspec.json.decode(msgspec.json.encode(parse_yaml(data)))
         return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, yaml.YAMLError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(
             f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; "
             f"json parse error: {error} ({_excerpt(data)})"
