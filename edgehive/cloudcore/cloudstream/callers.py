@@ -49,6 +49,10 @@ class Caller(NamedTuple):
     groups: tuple[str, ...]
 
 
+#: Whoever shows nothing, where that is only audited.
+ANONYMOUS = Caller("system:anonymous", ("system:unauthenticated",))
+
+
 class Question(NamedTuple):
     """May the caller do this to the node?"""
 
@@ -66,16 +70,25 @@ class Callers:
         self._access: dict[tuple[Caller, Question], tuple[float, str]] = {}
         self._users: dict[bytes, tuple[float, Caller | None]] = {}
 
-    async def demand(self, request: web.Request, question: Question) -> None:
-        """Raises Refused, or ApiError when the API cannot be asked."""
+    async def identify(self, request: web.Request) -> Caller:
+        """Who asks, before anything is looked up for him. Raises Refused, or ApiError when the API cannot be asked."""
         try:
-            caller = await self._caller(request)
-            if why := await self._refusal(caller, question):
-                raise Refused(Forbidden(why))
+            return await self._caller(request)
         except Refused as refused:
-            if self._enforce:
-                raise
-            log.warning("served all the same (cloudStream.authentication: audit): %s", refused)
+            self._refuse(refused)
+            return ANONYMOUS
+
+    async def demand(self, caller: Caller, question: Question) -> None:
+        """Raises Refused, or ApiError when the API cannot be asked."""
+        if caller is ANONYMOUS:
+            return  # said already
+        if why := await self._refusal(caller, question):
+            self._refuse(Refused(Forbidden(why)))
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._enforce:
+            raise refused
+        log.warning("served all the same (cloudStream.authentication: audit): %s", refused)
 
     async def _caller(self, request: web.Request) -> Caller:
         name, groups = subject_of(request)

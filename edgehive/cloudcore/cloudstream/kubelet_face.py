@@ -9,12 +9,12 @@ Go: cloud/pkg/cloudstream/{streamserver,containerlog_connection,containerexec_co
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from edgehive.cloudcore.cloudstream.callers import Callers, Question, Refused
+from edgehive.cloudcore.cloudstream.callers import Caller, Callers, Question, Refused
 from edgehive.cloudcore.cloudstream.farewell import SpdyWithFarewell
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.kit import metrics
@@ -29,6 +29,7 @@ log = logging.getLogger("edgehive.cloudstream")
 #: How long a node may take to begin its answer.
 ANSWER_SECONDS = 60.0
 _FORWARDED = "/api/v1/nodes/"
+_CALLER = web.RequestKey("caller", Caller)
 #: Credentials are for us; the rest is between the API server and the kubelet, as Go has it.
 _OURS = frozenset({"Host", "Authorization", "Cookie"})
 
@@ -77,6 +78,8 @@ class KubeletFace:
         """The sentence of whatever went wrong before there was an answer."""
         kind = request.path.split("/", 2)[1]
         try:
+            if self._callers is not None:
+                request[_CALLER] = await self._callers.identify(request)
             response = await handler(request)
         except web.HTTPNotFound:
             text = f"{request.path} is nothing that the stream port serves"
@@ -132,7 +135,7 @@ class KubeletFace:
 
     async def _permit(self, request: web.Request, verb: str, node: str, subresource: str) -> None:
         if self._callers is not None:
-            await self._callers.demand(request, Question(verb, node, subresource))
+            await self._callers.demand(request[_CALLER], Question(verb, node, subresource))
 
     # Bodies
 
@@ -165,7 +168,8 @@ class KubeletFace:
             except StreamBroken as error:
                 # The status has been sent; a body that stops before its end is the only way left to say it.
                 log.warning("%s %s was cut off: %s", request.method, request.path, error)
-                _abort(request)
+                if request.transport is not None:
+                    request.transport.close()
                 return response
             await response.write_eof()
             return response
@@ -230,9 +234,3 @@ def _header(request: web.Request) -> dict[str, list[str]]:
         if spelt not in _OURS:
             header.setdefault(spelt, []).append(value)
     return header
-
-
-def _abort(request: web.Request) -> None:
-    if request.transport is not None:
-        # uvloop's transports are of no class of asyncio's.
-        cast("asyncio.WriteTransport", request.transport).abort()

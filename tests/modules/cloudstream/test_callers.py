@@ -46,9 +46,13 @@ def request(common_name: str = "", organizations: tuple[str, ...] = (), token: s
     return made
 
 
+async def ask(callers: Callers, asked: web.Request) -> None:
+    await callers.demand(await callers.identify(asked), EXEC)
+
+
 async def test_the_api_is_asked_as_a_kubelet_asks_it() -> None:
     api = Api()
-    await Callers(api).demand(request("api", ("system:masters",)), EXEC)  # type: ignore[arg-type]
+    await ask(Callers(api), request("api", ("system:masters",)))  # type: ignore[arg-type]
     spec = api.asked[0]["spec"]
     assert (spec["user"], spec["groups"]) == ("api", ["system:masters", "system:authenticated"])
     assert spec["resourceAttributes"] == {
@@ -60,22 +64,22 @@ async def test_answers_are_kept_as_long_as_a_kubelet_keeps_them() -> None:
     api = Api()
     callers = Callers(api)  # type: ignore[arg-type]
     for _ in range(3):
-        await callers.demand(request("api"), EXEC)
+        await ask(callers, request("api"))
     assert len(api.asked) == 1
     api.allowed.clear()
     await asyncio.sleep(301)
     for _ in range(3):
         with pytest.raises(Refused, match="api may not create nodes/proxy of n1"):
-            await callers.demand(request("api"), EXEC)
+            await ask(callers, request("api"))
     assert len(api.asked) == 2
     api.allowed.add("api")
     await asyncio.sleep(31)
-    await callers.demand(request("api"), EXEC)
+    await ask(callers, request("api"))
 
 
 async def test_the_agent_of_another_node_may_not_reach_into_pods_here() -> None:
     with pytest.raises(Refused, match="system:node:n2 may not create nodes/proxy of n1") as refused:
-        await Callers(Api()).demand(request("system:node:n2", ("system:nodes",)), EXEC)  # type: ignore[arg-type]
+        await ask(Callers(Api()), request("system:node:n2", ("system:nodes",)))  # type: ignore[arg-type]
     assert refused.value.error.code == 403
 
 
@@ -83,10 +87,10 @@ async def test_a_bearer_token_is_reviewed_once() -> None:
     api = Api()
     callers = Callers(api)  # type: ignore[arg-type]
     for _ in range(2):
-        await callers.demand(request(token="good"), EXEC)
+        await ask(callers, request(token="good"))
     assert [body["kind"] for body in api.asked] == ["TokenReview", "SubjectAccessReview"]
     with pytest.raises(Refused, match="bearer token is none of this cluster") as refused:
-        await callers.demand(request(token="bad"), EXEC)
+        await ask(callers, request(token="bad"))
     assert refused.value.error.code == 401
 
 
@@ -94,13 +98,13 @@ async def test_where_cloudcore_may_not_ask_only_administrators_and_the_api_serve
     api = Api()
     api.forbids = True
     callers = Callers(api)  # type: ignore[arg-type]
-    await callers.demand(request("api", ("system:masters",)), EXEC)
-    await callers.demand(request("kube-apiserver-kubelet-client", ("kubeadm:cluster-admins",)), EXEC)
+    await ask(callers, request("api", ("system:masters",)))
+    await ask(callers, request("kube-apiserver-kubelet-client", ("kubeadm:cluster-admins",)))
     with pytest.raises(Refused, match="whether api may create nodes/proxy of n1 cannot be asked"):
-        await callers.demand(request("api"), EXEC)
+        await ask(callers, request("api"))
 
 
 async def test_in_audit_mode_everybody_is_served_and_the_log_says_who() -> None:
     callers = Callers(Api(), enforce=False)  # type: ignore[arg-type]
-    await callers.demand(request(), EXEC)
-    await callers.demand(request("nobody"), EXEC)
+    await ask(callers, request())
+    await ask(callers, request("nobody"))

@@ -205,6 +205,8 @@ async def test_whoever_shows_nothing_is_told_what_to_show(tmp_path: Path) -> Non
         await it.until(it.advertised)
         status, text = await it.get(LOG, None)
         assert status == 401 and "--kubelet-client-certificate" in text
+        # Nor does he learn which pods there are.
+        assert await it.get("/containerLogs/default/absent/c", None) == (status, text)
 
 
 async def test_a_certificate_of_another_ca_does_not_get_in(tmp_path: Path) -> None:
