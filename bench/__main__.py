@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from bench import api_server, bus, certificates, fleet, halves, site, streams
+from bench import api_server, bus, certificates, fleet, halves, pairings, site, streams
 from bench.report import Figure, show, write
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "api-server": api_server.run,
     "site": site.run,
     "halves": halves.run,
+    "pairings": pairings.run,
     "certificates": certificates.run,
     "fleet": fleet.run,
     "streams": streams.run,

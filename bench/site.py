@@ -15,16 +15,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.pod_latency import latencies, pod
 from bench.report import Figure, at_most, quantile, resident_mib
 from edgehive.api.core import Pod
 from edgehive.api.registry import PODS
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgesite.containerd import PrivateContainerd
-from edgehive.edgesite.images import BUSYBOX
-from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube import kubeconfig
 from edgehive.kube.http_client import HttpClient
-from edgehive.kube.informer import Informer
 
 LATENCY_PODS = 30
 REBOOT_PODS = 20
@@ -81,52 +79,20 @@ def _start(data: Path) -> Figure:
     return at_most("edgesite up to node Ready", time.perf_counter() - began, "s", 3.0)
 
 
-def _pod(name: str) -> dict[str, object]:
-    container = {"name": "main", "image": BUSYBOX, "command": ["sleep", "100000"], "imagePullPolicy": "IfNotPresent"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"containers": [container], "terminationGracePeriodSeconds": 0},
-    }
-
-
 async def _pod_latency(client: HttpClient) -> list[Figure]:
-    """From the created pod to its Running status in the API, one pod at a time."""
-    informer = Informer(client, PODS, "default")
-    running = spawn(informer.run(), name="pods")
-    await informer.wait_synced()
-    taken = []
-    for number in range(LATENCY_PODS):
-        name = f"latency-{number}"
-        began = time.perf_counter()
-        await client.create(PODS, _pod(name), "default")
-        await _until_running(informer, name)
-        taken.append(time.perf_counter() - began)
-        await client.delete(PODS, name, "default", grace_period_seconds=0)
-        while informer.get(name, "default") is not None:
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)
-    await cancel_and_join(running)
+    taken = await latencies(client, LATENCY_PODS)
     return [
         at_most("pod created to Running, p50 of 30", quantile(taken, 0.5), "s", 0.5),
         Figure("pod created to Running, p99 of 30", round(quantile(taken, 0.99), 4), "s"),
     ]
 
 
-async def _until_running(informer: Informer, name: str) -> None:
-    async for change in informer.changes():
-        document = change.new
-        if document is not None and document.meta.name == name and document.read(Pod).status.phase == "Running":
-            return
-
-
 async def _many_pods(client: HttpClient) -> None:
     for number in range(REBOOT_PODS):
-        await client.create(PODS, _pod(f"reboot-{number}"), "default")
+        await client.create(PODS, pod(f"reboot-{number}"), "default")
     while True:
-        pods = await client.list(PODS, "default")
-        if sum(pod.read(Pod).status.phase == "Running" for pod in pods.items) == REBOOT_PODS:
+        found = await client.list(PODS, "default")
+        if sum(item.read(Pod).status.phase == "Running" for item in found.items) == REBOOT_PODS:
             break
         await asyncio.sleep(0.5)
     await asyncio.sleep(2)
