@@ -340,6 +340,7 @@ class Pair:
             if not self.database.crashed.is_set():
                 edge.raise_failure()
             await edge.stop()
+            self.database.recover()
 
     async def lose_database(self) -> None:
         """The edge's disk is replaced."""

@@ -35,6 +35,8 @@ log = logging.getLogger("edgehive.cloudhub")
 
 #: How long a cloud module may have no room before a node's message is refused: less than a keepalive.
 HAND_ON_SECONDS = 5.0
+#: Seconds until a node that did not tell what it holds, as when its disk failed it, is asked again.
+ASK_AGAIN_SECONDS = 60.0
 #: How long sessions may take to close their links when the hub stops.
 STOP_SECONDS = 3.0
 
@@ -138,7 +140,11 @@ class CloudHub:
     def _greet(self, session: Session) -> None:
         """An edge of ours is asked what it holds as soon as it says that it can tell."""
         if inventory.OFFER in (session.offers or ()):
-            session.notice(inventory.question(timestamp=self._now()))
+            self._ask(session)
+
+    def _ask(self, session: Session) -> None:
+        session.notice(inventory.question(timestamp=self._now()))
+        session.asking = asyncio.get_running_loop().call_later(ASK_AGAIN_SECONDS, self._ask, session)
 
     def _compare(self, session: Session, answer: Message) -> None:
         """Hold the records against what the node says it has, and have synccontroller mend the difference."""
@@ -147,6 +153,8 @@ class CloudHub:
         except msgspec.MsgspecError as error:
             log.warning("node %s: its inventory cannot be read and is ignored: %s", session.node, error)
             return
+        finally:
+            session.answered()
         missing, strays = self._records.compare(session.node, {dispatch.held_ref(item): item.version for item in held})
         if missing or strays:
             log.info("node %s lacks or lags in %d objects and holds %d unrecorded ones", session.node, missing, strays)

@@ -57,6 +57,8 @@ class Session:
         self._on_dropped = on_dropped
         #: What this edge can do beyond Go; None before its first keepalive.
         self.offers: frozenset[str] | None = None
+        #: Runs while an inventory is asked for and has not come.
+        self.asking: asyncio.TimerHandle | None = None
 
     # Filling the outbox
 
@@ -94,8 +96,14 @@ class Session:
         except ProtocolError as error:
             self._ended = self._ended or f"the node broke the protocol: {error}"
         finally:
+            self.answered()
             await self._link.close(self._ended)
         return self._ended
+
+    def answered(self) -> None:
+        """Nothing more is asked."""
+        if self.asking is not None:
+            self.asking.cancel()
 
     def end(self, reason: str) -> None:
         """Have the session end soon."""
