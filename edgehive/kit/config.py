@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_args
 import msgspec
 import yaml
 
+from edgehive.kit.json_depth import MAX_DEPTH
+
 T = TypeVar("T")
 log = logging.getLogger("edgehive.config")
 
@@ -58,16 +60,30 @@ def parse(text: str, type: type[T], *, origin: str = "the configuration") -> T:
 
 def parse_yaml(text: str | bytes) -> Any:
     """One YAML document as plain data, by libyaml where it is built in; raises yaml.YAMLError."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    _demand_shallow(text, kind)
+    loader = kind(text)
     try:
         data = loader.get_single_data()
         if _expanded(data, {}) > MAX_NODES:
             raise yaml.YAMLError(f"its aliases unfold to more than {MAX_NODES} values")
     except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
+        raise yaml.YAMLError("its aliases make it nest too deeply") from None
     finally:
         loader.dispose()
     return data
+
+
+def _demand_shallow(text: str | bytes, loader: Any) -> None:
+    """Reading descends, and libyaml has the C stack for it, whose end is the end of the process; events do not."""
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def _expanded(data: Any, known: dict[int, int]) -> int:

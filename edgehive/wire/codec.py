@@ -12,14 +12,13 @@ from typing import Any
 import msgspec
 
 from edgehive.beehive.message import NULL, Header, Message, Route
+from edgehive.kit.json_depth import MAX_DEPTH, too_deep
 from edgehive.wire.link import ProtocolError
 
 #: Larger frames are refused in both directions.
 MAX_FRAME = 32 * 1024 * 1024
 #: Names, paths and ids are short; only the content may be large.
 MAX_FIELD = 8 * 1024
-#: Deeper JSON is refused, so that no reader of the content runs out of stack.
-MAX_DEPTH = 200
 
 
 class MessageTooLarge(ValueError):
@@ -52,10 +51,6 @@ class _Frame(msgspec.Struct, forbid_unknown_fields=True):
 _encoder = msgspec.json.Encoder()
 _frame_decoder = msgspec.json.Decoder(_Frame)
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-_STRUCTURE = b"[]{}"
-_NOT_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
-_ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
 
 
 def encode(message: Message) -> bytes:
@@ -101,25 +96,8 @@ def check_text(frame: bytes) -> None:
             frame.decode()
         except UnicodeDecodeError as error:
             raise ProtocolError(f"frame is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    if frame.count(b"[") + frame.count(b"{") > MAX_DEPTH and depth_exceeds(frame, MAX_DEPTH):
+    if too_deep(frame):
         raise ProtocolError(f"frame is nested more than {MAX_DEPTH} levels deep")
-
-
-def depth_exceeds(text: bytes, limit: int) -> bool:
-    """Whether JSON text nests deeper than `limit`; cheap, since only C-level passes over bytes are made."""
-    if b"\\" in text:
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside_strings = b"".join(text.split(b'"')[::2])
-    brackets = outside_strings.translate(_ONE_BRACKET, _NOT_STRUCTURE)
-    # Every pass peels the innermost pairs: as many passes as levels.
-    for _ in range(limit):
-        if not brackets:
-            return False
-        peeled = brackets.replace(b"[]", b"")
-        if len(peeled) == len(brackets):
-            return brackets.count(b"[") > limit
-        brackets = peeled
-    return bool(brackets)
 
 
 def _message(frame: _Frame) -> Message:

@@ -24,6 +24,7 @@ from edgehive.cloudcore.cloudhub import authz, content_rules, dispatch, question
 from edgehive.edgecore.edgehub import inbound, outbound
 from edgehive.kit import config, tls
 from edgehive.kit.config import ConfigError
+from edgehive.kit.json_depth import depth_exceeds
 from edgehive.kube import patch, selectors
 from edgehive.kube.errors import ApiError
 from edgehive.kube.server import bodies, protobuf, urls
@@ -173,7 +174,7 @@ modules:
 
 PARSERS: dict[str, Parser] = {
     "hub frame": Parser(codec.decode, (ProtocolError,), [FRAME, GO_FRAME], lambda it: len(codec.encode(it))),
-    "depth": Parser(lambda data: codec.depth_exceeds(data, 200), (), [b'{"a":[{"b":"\\"]"}]}']),
+    "depth": Parser(lambda data: depth_exceeds(data, 200), (), [b'{"a":[{"b":"\\"]"}]}']),
     "tunnel frame": Parser(tunnel.decode, (ProtocolError,), [tunnel.encode(300, 3, b"data"), tunnel.encode(1, 8)]),
     "tunnel connect": Parser(
         tunnel.decode_connect, (ProtocolError,), [CONNECT], lambda it: len(tunnel.encode_connect(it))
@@ -356,11 +357,20 @@ def test_the_samples_themselves(name: str) -> None:
         demand(PARSERS[name], sample)
 
 
+#: Each value holds the one before: deep without a deep line.
+CHAIN = b"a0: &a0 [1]\n" + b"".join(b"a%d: &a%d [*a%d]\n" % (number, number, number - 1) for number in range(1, 3000))
+
+
+@pytest.mark.parametrize("name", [name for name in PARSERS if "yaml" in name.lower()])
+def test_a_chain_of_aliases(name: str) -> None:
+    demand(PARSERS[name], CHAIN)
+
+
 @pytest.mark.parametrize("name", PARSERS)
 @pytest.mark.parametrize("piece", [b"[", b'{"a":', b"{", b"- ", b"a: ", b"(", b"\x30\x80", b"\x0a\x7f", b"%", b"\\"])
-def test_one_thing_ten_thousand_times(name: str, piece: bytes) -> None:
+def test_one_thing_a_hundred_thousand_times(name: str, piece: bytes) -> None:
     """What nests, where it may nest without end."""
-    demand(PARSERS[name], piece * 10_000)
+    demand(PARSERS[name], piece * 100_000)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=64))

@@ -19,8 +19,10 @@ from edgehive.beehive.message import Message
 from edgehive.kit import ssl_contexts, tls
 from edgehive.kit.clock import SystemClock
 from edgehive.kit.http import Strangers, serve
+from edgehive.kit.json_depth import MAX_DEPTH, depth_exceeds
 from edgehive.kit.refusals import Refusals
 from edgehive.testing.cloud import cloud, content_of
+from edgehive.testing.cluster import Cluster
 from edgehive.testing.doors import Doors, doors
 from edgehive.wire import codec
 from edgehive.wire.link import ProtocolError
@@ -252,7 +254,7 @@ def test_depth_is_judged_in_linear_time() -> None:
     hard = [b"[" * 400_000, b"[]" * 400_000, b"[[" * 200_000 + b"]" * 200_000, b'"' + b"[" * 400_000, b"\\\\" * 400_000]
     began = time.process_time()
     for text in hard:
-        codec.depth_exceeds(text, codec.MAX_DEPTH)
+        depth_exceeds(text, MAX_DEPTH)
     assert time.process_time() - began < 2
 
 
@@ -293,3 +295,16 @@ async def test_non_integer_resource_version(version: object) -> None:
         await edge.link.send(Message(header, message.route, message.content))
         assert content_of(await edge.request("query", "kube-node-lease/lease/n1"))
         assert not edge.closed.is_set()
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/yaml"])
+@pytest.mark.parametrize("depth", [201, 900, 100_000])
+async def test_deep_nesting_in_a_body_of_the_api(kind: str, depth: int) -> None:
+    body = b'{"metadata":{"name":"a"},"data":' + b"[" * depth + b"]" * depth + b"}"
+    async with Cluster(clock=SystemClock()) as cluster, cluster.serve() as url, aiohttp.ClientSession(url) as session:
+        path = "/api/v1/namespaces/default/configmaps"
+        async with session.post(path, data=body, headers={"Content-Type": kind}) as response:
+            assert response.status == 400
+            assert "nested" in (await response.json())["message"]
+        async with session.get(path) as response:
+            assert response.status == 200

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from edgehive.api.meta import StatusCause
 from edgehive.kit.config import parse_yaml
+from edgehive.kit.json_depth import MAX_DEPTH, too_deep
 from edgehive.kube.errors import BadRequest, RequestTooLarge, invalid
 from edgehive.kube.server import negotiation
 from edgehive.kube.server.catalog import Served
@@ -62,7 +63,9 @@ def decode(data: bytes, media_type: str, kind: str) -> Any:
         raise BadRequest(f"the request has no body; a {kind} is needed")
     try:
         if media_type == negotiation.YAML:
-            return msgspec.json.decode(msgspec.json.encode(parse_yaml(data)))
+            data = msgspec.json.encode(parse_yaml(data))
+        if too_deep(data):
+            raise BadRequest(f"the {kind} is nested more than {MAX_DEPTH} levels deep")
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, yaml.YAMLError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(
