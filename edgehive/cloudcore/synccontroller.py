@@ -110,7 +110,7 @@ class SyncController:
         for ref, version in self._records.strays(node):
             await self._mend_stray(node, ref, version)
             self._records.dealt_with(node, ref)
-        if self._nodes.get(node) is None and not await self._exists(node):
+        if self._nodes.get(node) is None and (not self._records.of_node(node) or not await self._exists(node)):
             self._records.forget_node(node)
             return
         updates: list[Down] = []

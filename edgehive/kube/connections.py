@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from edgehive.kube.answers import Answer, AnswerReader, AnswerTooLarge, BadAnswer
 
+#: Requests at a time: more would only wait at the server, each behind a handshake of its own.
+AT_ONCE = 32
 #: How long a connection nobody needs is kept.
 IDLE_SECONDS = 60.0
 #: What may be sent twice.
@@ -101,7 +103,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Connections:
-    """To one server; as many as there are requests at a time."""
+    """To one server; as many as there are requests at a time, up to a bound. Further ones wait their turn."""
 
     def __init__(self, server: str, context: ssl.SSLContext | None, server_hostname: str | None) -> None:
         parts = urlsplit(server)
@@ -112,19 +114,21 @@ class Connections:
         self._server_hostname = (server_hostname or self._host) if context is not None else None
         self._idle: list[_Connection] = []
         self._generation = 0
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, *, limit: int
     ) -> Answer:
         """Raises OSError, BadAnswer or AnswerTooLarge; the deadline is the caller's."""
         request = self._request(method, target, headers, body)
-        while (connection := self._kept()) is not None:
-            try:
-                return await self._on(connection, request, limit)
-            except Disconnected as error:
-                if not error.unheard or method not in _IDEMPOTENT:
-                    raise
-        return await self._on(await self._connect(), request, limit)
+        async with self._turns:
+            while (connection := self._kept()) is not None:
+                try:
+                    return await self._on(connection, request, limit)
+                except Disconnected as error:
+                    if not error.unheard or method not in _IDEMPOTENT:
+                        raise
+            return await self._on(await self._connect(), request, limit)
 
     def retire(self) -> None:
         """End all connections: the idle ones now, the others after their answers."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from edgehive.kube.connections import Connections, Disconnected
+from edgehive.kube.connections import AT_ONCE, Connections, Disconnected
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Handle = Callable[[bytes, asyncio.StreamWriter], None]
@@ -70,6 +70,11 @@ async def test_requests_at_the_same_time_have_connections_of_their_own(
     assert await asyncio.gather(*(ask(connections) for _ in range(5))) == [b"ok"] * 5
     await ask(connections)
     assert sorted(len(asked) for asked in server.asked) == [1, 1, 1, 1, 2]
+
+
+async def test_requests_above_the_bound_wait_their_turn(server: Server, connections: Connections) -> None:
+    assert await asyncio.gather(*(ask(connections) for _ in range(3 * AT_ONCE))) == [b"ok"] * 3 * AT_ONCE
+    assert len(server.asked) == AT_ONCE
 
 
 async def test_a_kept_connection_the_server_has_ended_is_not_used(server: Server, connections: Connections) -> None:
