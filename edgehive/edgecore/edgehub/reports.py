@@ -28,6 +28,8 @@ log = logging.getLogger("edgehive.edgehub")
 WINDOW = 64
 #: Seconds until an unanswered report is sent again over the same link (as Go's device twin does), and at most.
 REPEAT_SECONDS, REPEAT_LIMIT = 60.0, 3600.0
+#: A timer may fire this much early; what is due then counts as due, or the loop would spin on it.
+CLOCK_STEP = 0.001
 
 #: Sends over the present link; False when that broke.
 Send = Callable[[Message], Awaitable[bool]]
@@ -83,7 +85,7 @@ class _Line:
                 last = rows[-1].sequence
                 if not await self._send_all(rows, REPEAT_SECONDS):
                     return
-            elif not await self._repeat(loop.time()):
+            elif not await self._repeat(loop.time() + CLOCK_STEP):
                 return
             if not rows and not self._heard:
                 await self._rest()
