@@ -35,7 +35,7 @@ from edgehive.kube import warning_headers
 from edgehive.kube.answers import Answer, AnswerTooLarge, BadAnswer
 from edgehive.kube.client import Body, DocumentList, EventType, PatchType, WatchEvent
 from edgehive.kube.connections import Connections
-from edgehive.kube.errors import ApiError, Gone, ServerError, Unreachable, from_status
+from edgehive.kube.errors import ApiError, BadRequest, Gone, ServerError, Unreachable, from_status
 from edgehive.kube.kubeconfig import ClusterAccess
 
 REQUEST_SECONDS = 30.0
@@ -263,7 +263,7 @@ class HttpClient:
     # Reading
 
     async def get(self, resource: ApiResource, name: str, namespace: str = "", *, subresource: str = "") -> Document:
-        return Document(await self._request("GET", resource.path(namespace, name, subresource)))
+        return Document(await self._request("GET", _path_of_one(resource, namespace, name, subresource)))
 
     async def get_raw(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
         """Any GET path (`/version`, `/readyz`, discovery, logs) as it is answered."""
@@ -329,7 +329,8 @@ class HttpClient:
         data = _body(body)
         if resource.namespaced and not namespace:
             namespace = _decode(_named_decoder, data, "the body").metadata.namespace
-        return Document(await self._request("POST", resource.path(namespace, name, subresource), data=data))
+        path = _path_of_one(resource, namespace, name, subresource) if name else resource.path(namespace)
+        return Document(await self._request("POST", path, data=data))
 
     async def update(
         self, resource: ApiResource, body: Body, namespace: str = "", *, name: str = "", subresource: str = ""
@@ -338,7 +339,7 @@ class HttpClient:
         if not name or (resource.namespaced and not namespace):
             meta = _decode(_named_decoder, data, "the body").metadata
             name, namespace = name or meta.name, namespace or meta.namespace
-        return Document(await self._request("PUT", resource.path(namespace, name, subresource), data=data))
+        return Document(await self._request("PUT", _path_of_one(resource, namespace, name, subresource), data=data))
 
     async def patch(
         self,
@@ -351,7 +352,7 @@ class HttpClient:
         subresource: str = "",
     ) -> Document:
         query = {"fieldManager": "edgehive", "force": "true"} if type is PatchType.APPLY else None
-        path = resource.path(namespace, name, subresource)
+        path = _path_of_one(resource, namespace, name, subresource)
         return Document(await self._request("PATCH", path, query, data=_body(patch), content_type=type.value))
 
     async def delete(
@@ -371,7 +372,7 @@ class HttpClient:
             options["preconditions"] = {"uid": uid}
         if propagation:
             options["propagationPolicy"] = propagation
-        answer = await self._request("DELETE", resource.path(namespace, name), data=_encode(options))
+        answer = await self._request("DELETE", _path_of_one(resource, namespace, name), data=_encode(options))
         return _lingering(Document(answer))
 
     # One request
@@ -475,6 +476,16 @@ class HttpClient:
         if response.status == 401:
             self._transport.expire_credentials()
         raise _api_error(response.status, body)
+
+
+def _path_of_one(resource: ApiResource, namespace: str, name: str, subresource: str = "") -> str:
+    """The path of one object, never of a collection or of something beside it; raises BadRequest as client-go does."""
+    for what, part in (("name", name), ("namespace", namespace)):
+        if part in (".", "..") or "/" in part or "%" in part:
+            raise BadRequest(f"{part!r} may not be the {what} of a {resource.kind}: a path is made of it")
+    if not name:
+        raise BadRequest(f"a {resource.kind} has to be named; without a name all of them are meant")
+    return resource.path(namespace, name, subresource)
 
 
 def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:

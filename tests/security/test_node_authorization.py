@@ -176,6 +176,8 @@ ROWS: dict[str, tuple[str, str, Any, str]] = {
     "speaks in the cloud's name": ("query", "default/secret/mine", None, "is the cloud's own"),
     "climbs out of its path": ("delete", "default/pod/mine/../theirs", None, "not a name that Kubernetes allows"),
     "climbs out of its namespace": ("query", "../secret/top", None, "not a name that Kubernetes allows"),
+    "deletes all pods of a namespace": ("delete", "default/pod", {"gracePeriodSeconds": 0}, "names no pod"),
+    "reads all Secrets of a namespace": ("query", "default/secret", None, "names no secret"),
     "asks with a query string": ("query", "default/secret/mine?x=y", None, "not a name that Kubernetes allows"),
 }
 #: Everything else is said by edged.
@@ -290,3 +292,9 @@ async def test_audit_does_not_let_a_path_climb() -> None:
     async with cloud(AUDIT) as it:
         edge = await prepare(it)
         assert "not a name" in reason_in(content_of(await edge.request("delete", "default/pod/mine/../theirs")))
+        assert "names no pod" in reason_in(content_of(await edge.request("delete", "default/pod")))
+        assert "names no secret" in reason_in(content_of(await edge.request("query", "default/secret")))
+        report = [{"UID": "", "Name": name, "Status": {}} for name in ("", "../secrets/top", "..")]
+        await edge.send("update", "default/podstatus", report)
+        await edge.request("query", "kube-node-lease/lease/n1")
+        assert len((await it.client.list(PODS)).items) == 3

@@ -77,6 +77,8 @@ def malformed(message: Message) -> str:
         return ""
     if resource.type not in _OBJECT_TYPES:
         return ""
+    if not resource.name and resource.type != ResourceType.POD_STATUS:
+        return f"resource {message.route.resource[:300]!r} names no {resource.type}; without a name all are meant"
     for part in (resource.namespace, resource.name):
         if part and (_NAME.fullmatch(part) is None or ".." in part):
             return f"{part[:80]!r} in resource {message.route.resource[:300]!r} is not a name that Kubernetes allows"
