@@ -294,6 +294,8 @@ def test_the_edge_s_events_reach_the_cloud(pairing: Pairing) -> None:
         return {item["reason"] for item in found["items"]}
 
     pairing.until("events Created and Started", lambda: {"Created", "Started"} <= reasons())
+    if not pairing.cast.stock_edgecore:
+        pairing.until("the cloud to have every report", lambda: not kept_reports(pairing))
     pairing.delete_pods("noisy")
 
 
@@ -467,12 +469,21 @@ def test_an_edge_that_lost_its_database_gets_everything_again(pairing: Pairing) 
 
 def rows(pairing: Pairing) -> set[str]:
     """The keys of all objects in the edge's database."""
+    return selected(pairing, "SELECT key FROM meta")
+
+
+def kept_reports(pairing: Pairing) -> set[str]:
+    """The reports our edge still keeps for the cloud."""
+    return selected(pairing, "SELECT key FROM outbox")
+
+
+def selected(pairing: Pairing, query: str) -> set[str]:
     path = pairing.hosts.data / "edge" / "edgecore.db"
     if not path.exists():
         return set()
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
-        return {key for (key,) in database.execute("SELECT key FROM meta")}
+        return {value for (value,) in database.execute(query)}
     finally:
         database.close()
 
