@@ -258,6 +258,32 @@ async def test_an_event_somebody_else_wrote_is_not_changed() -> None:
         assert (await it.client.get(EVENTS, "e", "default")).to_dict()["count"] == 1
 
 
+async def test_a_token_s_holder_does_not_take_over_a_node_that_is_no_edge_node() -> None:
+    """A token joins under any name, also a control plane's; the cluster's own nodes are not to be had so."""
+    async with cloud() as it:
+        control_plane = {"metadata": {"name": "master", "labels": {"node-role.kubernetes.io/control-plane": ""}}}
+        await it.client.create(NODES, control_plane)
+        await it.client.create(SECRETS, named("top", data={}), "default")
+        await it.pod("etcd", "master", volumes=[{"name": "v", "secret": {"secretName": "top"}}])
+        before = (await it.client.get(NODES, "master")).raw
+        edge = await it.edge("master", register=False)
+        label = {"metadata": {"name": "master", "labels": {"node-role.kubernetes.io/edge": ""}}}
+        for operation, path, content in (
+            ("insert", "null/node/master", label),
+            ("update", "null/node/master", label),
+            ("patch", "null/nodepatch/master", json.dumps(label)),
+            ("insert", "null/nodestatus/master", label),
+            ("update", "null/nodestatus/master", {"UID": "", "Status": {"phase": "Running"}}),
+            ("insert", "kube-node-lease/lease/master", lease("master")),
+            ("update", "kube-node-lease/lease/master", lease("master")),
+        ):
+            answer = content_of(await edge.request(operation, path, content))
+            assert "is no edge node" in reason_in(answer), path
+        assert "no pod on it refers to" in reason_in(content_of(await edge.request("query", "default/secret/top")))
+        assert (await it.client.get(NODES, "master")).raw == before
+        assert edge.pushed("default/pod/etcd") == []
+
+
 async def test_what_is_a_node_s_own_is_served() -> None:
     async with cloud() as it:
         edge = await prepare(it)

@@ -18,6 +18,10 @@ from edgehive.kube.informer import Informer
 
 log = logging.getLogger("edgehive.edgecontroller")
 
+#: Annotation that names the cloudcore a node is connected to.
+CLOUDCORE_ANNOTATION = "cloudcore"
+EDGE_LABEL = EDGE_NODE_SELECTOR.removesuffix("=")
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeContext:
@@ -63,6 +67,21 @@ class EdgeContext:
         resource = request.resource
         if not self.location.needs(request.node, Reference(resource.type, resource.namespace, resource.name)):
             self.forbid(request.node, f"no pod on it refers to {resource.type} {resource.namespace}/{resource.name}")
+
+    async def demand_edge_node(self, request: Request) -> None:
+        """Refuse to act for a node that is no edge node: a token can join under any name, also a control plane's."""
+        name = request.resource.name
+        if self.is_edge(name):
+            return
+        try:
+            meta = (await self.client.get(NODES, name)).meta
+        except NotFound:
+            return
+        edge = (meta.labels or {}).get(EDGE_LABEL) == ""
+        if not edge and CLOUDCORE_ANNOTATION not in (meta.annotations or {}):
+            self.forbid(
+                name, f"the cluster has a node of this name that is no edge node; label it {EDGE_LABEL}= to make it one"
+            )
 
     async def demand_own_pod(self, request: Request) -> None:
         """Refuse a pod that is bound to another node; the API is asked about one the copy does not know yet."""

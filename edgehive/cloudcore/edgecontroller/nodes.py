@@ -13,7 +13,7 @@ from edgehive.api.document import Document
 from edgehive.api.registry import LEASES, NODES, PODS
 from edgehive.cloudcore import endpoints
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR
-from edgehive.cloudcore.edgecontroller.context import EdgeContext, same_apart_from_status
+from edgehive.cloudcore.edgecontroller.context import CLOUDCORE_ANNOTATION, EdgeContext, same_apart_from_status
 from edgehive.cloudcore.flows import (
     Answer,
     Down,
@@ -50,8 +50,6 @@ EMPTY_NODE: dict[str, Any] = {
     },
 }  # fmt: skip
 EMPTY_LEASE: dict[str, Any] = {"metadata": {"creationTimestamp": None}, "spec": {}}
-#: Annotation that names the cloudcore a node is connected to.
-CLOUDCORE_ANNOTATION = "cloudcore"
 
 
 @downstream(NODES, label_selector=EDGE_NODE_SELECTOR)
@@ -94,6 +92,7 @@ async def node_insert(request: Request, context: EdgeContext) -> Answer:
     try:
         created = await _register(request.resource.name, node, labels, context)
     except AlreadyExists as error:
+        await context.demand_edge_node(request)
         await _complete_labels(request.resource.name, labels, context)
         empty = EMPTY_NODE | {"metadata": {"creationTimestamp": None, "labels": labels}}
         return Reply(payloads.object_response(empty, error_status(error)))
@@ -138,6 +137,7 @@ async def node_query(request: Request, context: EdgeContext) -> Answer:
 @upstream(ResourceType.NODE, Operation.UPDATE, envelope=Envelope.OK)
 async def node_update(request: Request, context: EdgeContext) -> Answer:
     """Merge the labels and annotations an edge sets on itself."""
+    await context.demand_edge_node(request)
     given = request.read(_NodeUpdate).metadata
     patch = {"metadata": {"labels": given.labels or {}, "annotations": given.annotations or {}}}
     document = await context.client.patch(NODES, request.resource.name, patch, type=PatchType.MERGE)
@@ -146,6 +146,7 @@ async def node_update(request: Request, context: EdgeContext) -> Answer:
 
 @upstream(ResourceType.NODE_PATCH, Operation.PATCH, envelope=Envelope.OBJECT, empty=EMPTY_NODE)
 async def node_patch(request: Request, context: EdgeContext) -> Answer:
+    await context.demand_edge_node(request)
     return object_reply(endpoints.as_reported(await _patch_status(request.resource.name, request.json(), context)))
 
 
@@ -163,6 +164,7 @@ async def node_status_insert(request: Request, context: EdgeContext) -> Answer:
     try:
         await _register(request.resource.name, node, labels, context)
     except AlreadyExists:
+        await context.demand_edge_node(request)
         await _complete_labels(request.resource.name, labels, context)
     # wire: answered under `node`, not `nodestatus`; golden 30
     return ok(path=_node_path(request))
@@ -171,6 +173,7 @@ async def node_status_insert(request: Request, context: EdgeContext) -> Answer:
 @upstream(ResourceType.NODE_STATUS, Operation.UPDATE, envelope=Envelope.OK)
 async def node_status_update(request: Request, context: EdgeContext) -> Answer:
     """The older form of status reports."""
+    await context.demand_edge_node(request)
     report = request.read(payloads.NodeStatusRequest)
     patch = msgspec.json.encode({"status": report.status})
     document = await _patch_status(request.resource.name, patch, context)
@@ -192,12 +195,14 @@ async def lease_query(request: Request, context: EdgeContext) -> Answer:
 
 @upstream(ResourceType.LEASE, Operation.INSERT, envelope=Envelope.OBJECT, empty=EMPTY_LEASE)
 async def lease_insert(request: Request, context: EdgeContext) -> Answer:
+    await context.demand_edge_node(request)
     resource = request.resource
     return object_reply(await context.client.create(LEASES, request.json(), resource.api_namespace), versioned=False)
 
 
 @upstream(ResourceType.LEASE, Operation.UPDATE, envelope=Envelope.OBJECT, empty=EMPTY_LEASE)
 async def lease_update(request: Request, context: EdgeContext) -> Answer:
+    await context.demand_edge_node(request)
     resource = request.resource
     return object_reply(
         await context.client.update(LEASES, request.json(), resource.api_namespace, name=resource.name),

@@ -55,7 +55,8 @@ async def test_registration_makes_an_edge_node_and_a_second_one_is_told_it_exist
 
 async def test_a_registration_that_broke_off_halfway_is_completed() -> None:
     async with cloud() as it:
-        await it.client.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})
+        half = {"name": "n1", "annotations": {"cloudcore": "192.0.2.1"}}
+        await it.client.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": half})
         edge = await it.edge("n1", register=False)
         node = {"metadata": {"name": "n1", "labels": {"node-role.kubernetes.io/edge": ""}}}
         assert status_of(content_of(await edge.request("insert", "null/node/n1", node)))["reason"] == "AlreadyExists"
