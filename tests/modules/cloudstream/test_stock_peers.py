@@ -68,6 +68,7 @@ async def test_a_client_that_leaves_is_told_to_the_node_once() -> None:
 
 
 async def test_frames_that_mean_nothing_here_are_counted_and_ignored() -> None:
+    """[81; B8]"""
     async with stream_pair(edge=False) as pair, stock_edge(pair) as edge:
         for _ in range(1500):
             await edge.send(77, FrameType.REMOVE)
@@ -139,6 +140,7 @@ async def test_a_stock_cloud_is_answered_in_frames_it_knows_alone() -> None:
 
 @pytest.mark.parametrize("type", [FrameType.EXEC, FrameType.ATTACH])
 async def test_a_stock_clouds_streams_carry_the_upgrade_and_are_confirmed_when_they_end(type: FrameType) -> None:
+    """[81; B8]"""
     async with cloud_and_kubelet() as (cloud, kubelet):
         await cloud.ask(4, type, "/exec/default/web/c", "POST", Connection=["Upgrade"], Upgrade=["SPDY/3.1"])
         head = await cloud.receive()

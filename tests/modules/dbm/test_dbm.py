@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from edgehive.api.document import Document
-from edgehive.edgecore.dbm.dbm import DatabaseUnusable, edge_database, find_fault
+from edgehive.edgecore.dbm.dbm import MIGRATIONS, DatabaseUnusable, edge_database, find_fault
 from edgehive.edgecore.metamanager.metastore import Metastore
-from edgehive.kit.clock import FixedClock
+from edgehive.kit.clock import FixedClock, SystemClock
 from edgehive.kit.sqlite import DatabaseError
 from edgehive.wire.resource import Resource
 
@@ -114,7 +114,7 @@ from pathlib import Path
 from edgehive.api.document import Document
 from edgehive.edgecore.dbm.dbm import edge_database
 from edgehive.edgecore.metamanager.metastore import Metastore
-from edgehive.kit.clock import FixedClock
+from edgehive.kit.clock import FixedClock, SystemClock
 from edgehive.wire.resource import Resource
 
 async def write(store, number):
@@ -148,3 +148,15 @@ async def test_kill_9_amid_ten_thousand_writes_loses_nothing_acknowledged(tmp_pa
     async with edge_database(path, CLOCK) as database:
         stored = {int(d.meta.name[1:]) for d in await Metastore(database).all_of("pod")}
     assert numbers <= stored
+
+
+async def test_reports_kept_by_an_older_version_are_still_there(tmp_path):
+    path = tmp_path / "edgecore.db"
+    first = (MIGRATIONS / "0001_tables.sql").read_text()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            f"{first}\nINSERT INTO outbox (key, message) VALUES ('k', 'm');\nPRAGMA user_version = 1;"
+        )
+    async with edge_database(path, SystemClock()) as database:
+        rows = await database.read(lambda c: c.execute("SELECT key, message, lane FROM outbox").fetchall())
+    assert rows == [("k", "m", "proof")]
