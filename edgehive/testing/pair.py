@@ -186,6 +186,8 @@ class StandIn:
     def __init__(self, bus: Bus, client: MetaClient) -> None:
         self.pods: dict[str, Document] = {}
         self.told: Counter[tuple[str, str, str]] = Counter()
+        #: Pods it was told an older version of than it had.
+        self.backwards: list[str] = []
         self._mailbox = bus.register("edged", "edged")
         self._client = client
 
@@ -207,6 +209,9 @@ class StandIn:
             self.pods.pop(meta.name, None)
             return
         self.told[meta.name, meta.uid, meta.resource_version] += 1
+        known = self.pods.get(meta.name)
+        if known is not None and int(known.meta.resource_version) > int(meta.resource_version):
+            self.backwards.append(f"{meta.name} from {known.meta.resource_version} to {meta.resource_version}")
         self.pods[meta.name] = document
 
     async def _register(self) -> None:
@@ -276,8 +281,9 @@ class Pair:
         self.database = InlineDatabase()
         self.edge: EdgeHalf | None = None
         self.plugged = True
-        #: (name, uid, version) of pods that one life of the edge was told of more than once.
+        #: (name, uid, version) of pods that one life of the edge was told of more than once, and in wrong order.
         self.repeated: list[tuple[str, str, str]] = []
+        self.backwards: list[str] = []
         self._links: list[Link] = []
         self._cloud: asyncio.Task[None] | None = None
 
@@ -336,6 +342,7 @@ class Pair:
         edge, self.edge = self.edge, None
         if edge is not None:
             self.repeated += [what for what, times in edge.edged.told.items() if times > 1]
+            self.backwards += edge.edged.backwards
             self.database.bury()
             if not self.database.crashed.is_set():
                 edge.raise_failure()

@@ -143,6 +143,8 @@ def _get(fields: Mapping[str, msgspec.Raw], key: str) -> msgspec.Raw | None:
 
 # Acknowledgements
 
+#: Questions and what is answered elsewhere.
+_NO_ACK_OPERATIONS = names.VOLUME_OPERATIONS | {Operation.APPLICATION_RESPONSE, Operation.QUERY}
 #: Groups whose messages are commands and confirmations, never objects to be stored.
 _NO_ACK_GROUPS = frozenset({Group.USER, Group.TWIN})
 _NO_ACK_SOURCES = frozenset({Source.TASK_MANAGER, Source.NODE_UPGRADE_JOB_CONTROLLER})
@@ -176,7 +178,7 @@ def needs_ack(message: Message) -> bool:
     type = path.split("/", 2)[1] if "/" in path else ""
     if type in _NO_ACK_ANSWERS or _is_no_object(path):
         return False
-    if route.operation in names.VOLUME_OPERATIONS | {Operation.APPLICATION_RESPONSE, Operation.QUERY}:
+    if route.operation in _NO_ACK_OPERATIONS:
         return False
     if route.group in _NO_ACK_GROUPS or route.source in _NO_ACK_SOURCES:
         return False

@@ -214,6 +214,7 @@ class Story(RuleBasedStateMachine):
             }
             self.do(self.pair.crash_edge())
             assert self.pair.repeated == []
+            assert self.pair.backwards == []
         finally:
             self.do(cancel_and_join(*self.requests))
             self.do(self.pair.__aexit__(None, None, None))
