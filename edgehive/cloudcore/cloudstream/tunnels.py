@@ -101,7 +101,12 @@ class Tunnels:
     async def _hold(self, node: str, address: str, carrier: Tunnel) -> None:
         older = self._by_node.get(node)
         self._by_node[node] = carrier
-        self._by_address[address] = node
+        if older is not None:
+            self._by_address = {where: who for where, who in self._by_address.items() if who != node}
+        if (holder := self._by_address.setdefault(address, node)) != node:
+            # A node says its address itself: one that says another's must not be asked in its place.
+            log.warning("node %s says it is at %s, where node %s is; who asks by address asks %s",
+                        node, address, holder, holder)  # fmt: skip
         self._open.set(len(self._by_node))
         log.info("node %s at %s has opened its tunnel", node, address)
         announcing = spawn(self._announce(node), name=f"announce {node}")
