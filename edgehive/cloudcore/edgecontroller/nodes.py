@@ -14,6 +14,7 @@ from edgehive.api.registry import LEASES, NODES, PODS
 from edgehive.cloudcore import endpoints
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR
 from edgehive.cloudcore.edgecontroller.context import CLOUDCORE_ANNOTATION, EdgeContext, same_apart_from_status
+from edgehive.cloudcore.edgecontroller.location import Reference, references
 from edgehive.cloudcore.flows import (
     Answer,
     Down,
@@ -54,7 +55,7 @@ EMPTY_LEASE: dict[str, Any] = {"metadata": {"creationTimestamp": None}, "spec": 
 
 @downstream(NODES, label_selector=EDGE_NODE_SELECTOR)
 def nodes_down(change: Change, context: EdgeContext) -> Iterator[Down | Unchanged]:
-    """A node is told of itself; one that has just become an edge node also gets the pods bound to it before."""
+    """A node is told of itself; one that has just become an edge node also of its pods and what they refer to."""
     name = change.document.meta.name
     if change.new is None:
         yield Down(name, Operation.DELETE, NODES, change.document)
@@ -64,9 +65,21 @@ def nodes_down(change: Change, context: EdgeContext) -> Iterator[Down | Unchange
         return
     yield Down(name, Operation.UPDATE, NODES, endpoints.as_reported(change.new))
     if change.old is None:
-        for document in context.pods_on(name):
-            context.location.put(document.read(Pod))
-            yield Down(name, Operation.UPDATE, PODS, document)
+        yield from _belongings(name, context)
+
+
+def _belongings(node: str, context: EdgeContext) -> Iterator[Down]:
+    """What changed while there was no such node was told to nobody."""
+    needed: set[Reference] = set()
+    for document in context.pods_on(node):
+        pod = document.read(Pod)
+        context.location.put(pod)
+        needed |= references(pod)
+        yield Down(node, Operation.UPDATE, PODS, document)
+    for resource, cache in context.caches.items():
+        for type, namespace, name in sorted(needed):
+            if type == resource.edge_type and (held := cache.get(name, namespace)) is not None:
+                yield Down(node, Operation.UPDATE, resource, held)
 
 
 class _Labelled(msgspec.Struct):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from edgehive.api.registry import CONFIG_MAPS, OBJECT_SYNCS, PODS, SECRETS
+from edgehive.api.registry import CONFIG_MAPS, NODES, OBJECT_SYNCS, PODS, SECRETS
 from edgehive.beehive.message import Message
 from edgehive.testing.cloud import Cloud, cloud
 from edgehive.testing.cluster import Cluster
@@ -149,3 +149,18 @@ async def test_a_node_that_came_back_gets_what_its_pods_need_and_it_holds_in_an_
         edge = await it.edge("n1", register=False, holds=holds)
         answer = await edge.expect(lambda message: message.route.resource == "default/configmap/settings")
         assert answer.read(dict)["data"] == {"k": "new"}
+
+
+async def test_what_its_pods_need_and_changed_while_there_was_no_node_is_told_when_it_registers_again() -> None:
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        await it.pod("web", "n1", volumes=[{"name": "v", "configMap": {"name": "settings"}}])
+        await edge.expect_object("default/pod/web")
+        await it.client.delete(NODES, "n1")
+        await asyncio.wait_for(edge.closed.wait(), 20)
+        body = {"metadata": {"name": "settings", "namespace": "default"}, "data": {"k": "v"}}
+        await it.client.create(CONFIG_MAPS, body, "default")
+        await asyncio.sleep(2)
+        edge = await it.edge("n1")
+        message = await edge.expect_object("default/configmap/settings")
+        assert message.read(dict)["data"] == {"k": "v"}
