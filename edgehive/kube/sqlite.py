@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgehive.kit.clock import Clock
-from edgehive.kit.sqlite import Database
+from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kube.client import EventType
 from edgehive.kube.errors import ServerError
 from edgehive.kube.store import Event, Expired, Key, Stored, VersionedStore
@@ -52,10 +52,8 @@ class SqliteJournal:
 
         try:
             await self._database.write(work)
-        except sqlite3.Error as error:
-            raise ServerError(
-                f"nothing was changed: {self._database.path} cannot be written ({error}); see to the disk it is on"
-            ) from error
+        except (DatabaseError, sqlite3.Error) as error:
+            raise ServerError(f"nothing was changed in {self._database.path}: {error}") from error
 
     async def since(self, resource: str, revision: int) -> list[Event]:
         return await self._database.read(lambda connection: _events_since(connection, resource, revision))

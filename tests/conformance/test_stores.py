@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgehive.kit import sqlite as sqlite_connections
 from edgehive.kit.clock import FixedClock
 from edgehive.kube.client import EventType
 from edgehive.kube.errors import ServerError
@@ -190,4 +191,22 @@ async def test_a_write_the_disk_refuses_changes_nothing_and_says_so(tmp_path: Pa
             other.execute("DROP TRIGGER full")
             other.commit()
         second = await store.put(KEY, first, body(k="3"))
+        assert store.revision == second.revision > first.revision
+
+
+async def test_a_disk_that_is_really_full_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_little_space(path: Path | str, synchronous: str) -> sqlite3.Connection:
+        connection = connect(path, synchronous)
+        connection.execute("PRAGMA max_page_count = 40")
+        return connection
+
+    connect = sqlite_connections._connect
+    monkeypatch.setattr(sqlite_connections, "_connect", with_little_space)
+    clock = FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    async with open_store(tmp_path / "s.db", clock=clock) as store:
+        first = await store.put(KEY, None, body(k="1"))
+        with pytest.raises(ServerError, match=r"nothing was changed in .*s\.db.* full; check free space"):
+            await store.put(KEY, first, body(k="x" * 1_000_000))
+        assert store.get(KEY) is first
+        second = await store.put(KEY, first, body(k="2"))
         assert store.revision == second.revision > first.revision
