@@ -24,6 +24,7 @@ from edgehive.api.config.edgesite import EdgeSite
 from edgehive.edgesite import process, progress
 from edgehive.edgesite.layout import DEFAULT_DATA, Layout
 from edgehive.kit.config import ConfigError
+from edgehive.kit.log import LEVELS
 
 #: Seconds `up --detach` waits for the node, `down` for the process.
 UP_PATIENCE, DOWN_PATIENCE = 90.0, 40.0
@@ -52,7 +53,7 @@ def main() -> None:
 @click.option("--pod-subnet", help="Addresses of pods.  [default: 10.89.0.0/24]")
 @click.option("--node/--no-node", default=None, help="Whether this machine is a node too.  [default: node]")
 @click.option("--detach", is_flag=True, help="Return when the node is Ready; the site goes on by itself.")
-@click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 def up(data: Path, detach: bool, log_level: str, **options: Any) -> None:
     """Start the site; what it was started with before is remembered."""
     layout = Layout(data.absolute())
@@ -63,11 +64,9 @@ def up(data: Path, detach: bool, log_level: str, **options: Any) -> None:
     try:
         site = _configure(layout, options)
         _preflight(site)
+        _prepare_folder(layout, site)
     except ConfigError as error:
         _fail(str(error))
-    layout.data.mkdir(parents=True, exist_ok=True)
-    layout.data.chmod(0o711)
-    layout.write_config(site)
     if detach:
         (layout.data / progress.STATE_FILE).unlink(missing_ok=True)
         child = process.detach(["up", "--data", str(layout.data), "--log-level", log_level], layout.log)
@@ -86,6 +85,17 @@ def _configure(layout: Layout, options: dict[str, Any]) -> EdgeSite:
         return msgspec.convert(msgspec.to_builtins(changed), EdgeSite)
     except ValueError as error:  # also what the Struct's own checks raise
         raise ConfigError(f"these options do not make a site: {error}") from None
+
+
+def _prepare_folder(layout: Layout, site: EdgeSite) -> None:
+    try:
+        layout.data.mkdir(parents=True, exist_ok=True)
+        layout.data.chmod(0o711)
+        layout.write_config(site)
+    except OSError as error:
+        raise ConfigError(
+            f"the site cannot keep its data in {layout.data} ({error.strerror}): name another folder with --data"
+        ) from None
 
 
 def _preflight(site: EdgeSite) -> None:
@@ -291,11 +301,17 @@ async def _stop_containerd(layout: Layout, site: EdgeSite, purge: bool) -> None:
 
 
 def _purge(layout: Layout) -> None:
-    """Remove the data folder, after the mounts that pods' volumes left in it."""
+    """Remove the data folder, after the mounts that pods' volumes left in it; a disk mounted there stays, empty."""
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in sorted((item for item in points if item.startswith(f"{layout.data}/")), key=len, reverse=True):
         subprocess.run(["umount", "-l", point], check=False, capture_output=True)  # noqa: S603, S607
-    shutil.rmtree(layout.data)
+    for entry in layout.data.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if not layout.data.is_mount():
+        layout.data.rmdir()
 
 
 def _fail(text: str) -> NoReturn:

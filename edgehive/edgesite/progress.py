@@ -48,5 +48,5 @@ def read(data: Path) -> State | None:
     """What the site said last; None when it said nothing."""
     try:
         return msgspec.json.decode((data / STATE_FILE).read_bytes(), type=State)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None

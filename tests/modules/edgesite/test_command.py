@@ -95,3 +95,30 @@ def test_the_starting_site_tells_how_far_it_is(tmp_path: Path) -> None:
     assert progress.read(tmp_path) == progress.State("ready", "", 42, 1.5)
     teller.stopped()
     assert progress.read(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    (tmp_path / "file").touch()
+    inside = str(tmp_path / "file" / "site")
+    started = run("up", "--data", inside)
+    assert started.exit_code == 1
+    assert started.output.startswith(f"edgesite: the site cannot keep its data in {inside}")
+    assert "--data" in started.output
+    assert run("status", "--data", inside).exit_code == 3
+
+
+def test_an_unknown_log_level_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    result = run("up", "--data", str(tmp_path / "site"), "--log-level", "loud")
+    assert result.exit_code == 2
+    assert "'loud' is not one of" in result.output
+    assert not (tmp_path / "site").exists()
+
+
+def test_purge_empties_a_disk_that_is_mounted_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(tmp_path / "site")
+    (layout.data / "edge").mkdir(parents=True)
+    layout.write_config(EdgeSite())
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == layout.data)
+    assert run("down", "--purge", "--data", str(layout.data)).exit_code == 0
+    assert list(layout.data.iterdir()) == []
