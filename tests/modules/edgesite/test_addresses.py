@@ -69,3 +69,37 @@ async def test_node_ports_are_unique() -> None:
         ports = [item["spec"]["ports"][0]["nodePort"] for item in made]
         assert len(set(ports)) == 10
         assert all(30000 <= port < 32768 for port in ports)
+
+
+async def test_an_address_or_node_port_out_of_range_or_taken_is_refused() -> None:
+    async with cluster() as site:
+        client = site.client()
+        with pytest.raises(Invalid, match=r"1\.2\.3\.4\) is not in the valid range.*10\.96\.0\.0/16"):
+            await client.create(SERVICES, service("a", clusterIP="1.2.3.4"), "default")
+        await client.create(SERVICES, service("a", type="NodePort", ports=[{"port": 80, "nodePort": 30080}]), "default")
+        for port, why in ((30080, "already allocated"), (80, "not in the valid range.*30000-32767")):
+            body = service("b", type="NodePort", ports=[{"port": 80, "nodePort": port}])
+            with pytest.raises(Invalid, match=rf"spec\.ports\[0\]\.nodePort: Invalid value: {port}: .*{why}"):
+                await client.create(SERVICES, body, "default")
+
+
+async def test_a_replaced_service_keeps_its_node_port() -> None:
+    async with cluster() as site:
+        client = site.client()
+        made = (await client.create(SERVICES, service("a", type="NodePort"), "default")).to_dict()
+        body = service("a", type="NodePort", ports=[{"port": 81}])
+        updated = (await client.update(SERVICES, body, "default")).to_dict()
+        assert updated["spec"]["ports"][0]["nodePort"] == made["spec"]["ports"][0]["nodePort"]
+
+
+async def test_what_another_type_has_no_use_for_is_given_back() -> None:
+    async with cluster() as site:
+        client = site.client()
+        made = (await client.create(SERVICES, service("a", type="NodePort"), "default")).to_dict()
+        made["spec"]["type"] = "ClusterIP"
+        plain = (await client.update(SERVICES, made, "default")).to_dict()
+        assert "nodePort" not in plain["spec"]["ports"][0]
+        plain["spec"] |= {"type": "ExternalName", "externalName": "example.com"}
+        external = (await client.update(SERVICES, plain, "default")).to_dict()
+        assert not external["spec"].get("clusterIP")
+        assert "ipFamilies" not in external["spec"]
