@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from bench.report import RESULTS, Figure, at_most
+from bench.report import RESULTS, Figure, at_most, write
 from edgehive.testing import stock
 from edgehive.testing.hosts import DemonstrationFailed, Host, Program, last_line
 from edgehive.testing.two_hosts import CLOUD, EDGE, PREFIX, cloudcore_config
@@ -66,13 +66,15 @@ def run() -> list[Figure]:
         print("the benchmark of the fleet needs root and kubectl; skipped", file=sys.stderr)
         return []
     stock_too = bool(os.environ.get(stock.VARIABLE))
-    figures = []
+    figures: list[Figure] = []
     for size in map(int, SIZES.split(",")):
         for who in ("ours", "stock") if stock_too else ("ours",):
             print(f"  {who}, {size} nodes", file=sys.stderr, flush=True)
             report = _measure(who, size, stock_too)
             (RESULTS / f"fleet-{who}-{size}.json").write_text(json.dumps(report, indent=2) + "\n")
             figures += _figures(report, who, size)
+            # What was measured stays, should a later size fail.
+            write("fleet", figures)
     return figures
 
 
