@@ -7,9 +7,10 @@ Go: cloud/pkg/cloudstream/{streamserver,containerlog_connection,containerexec_co
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -18,7 +19,7 @@ from edgehive.cloudcore.cloudstream.callers import Caller, Callers, Question, Re
 from edgehive.cloudcore.cloudstream.farewell import SpdyWithFarewell
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.kit import metrics
-from edgehive.kit.relay import Duplex, hijack, is_upgrade, relay
+from edgehive.kit.relay import Duplex, Sink, hijack, is_upgrade, relay
 from edgehive.kube.errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from edgehive.wire import tunnel
 from edgehive.wire.streams import PIECE, Stream, StreamBroken
@@ -28,6 +29,8 @@ log = logging.getLogger("edgehive.cloudstream")
 
 #: How long a node may take to begin its answer.
 ANSWER_SECONDS = 60.0
+#: Between the last byte of a stream and the end of its connection, when the client does not end it itself.
+HANG_UP_SECONDS = 0.5
 _FORWARDED = "/api/v1/nodes/"
 _CALLER = web.RequestKey("caller", Caller)
 #: Credentials are for us; the rest is between the API server and the kubelet, as Go has it.
@@ -166,8 +169,11 @@ class KubeletFace:
                 while piece := await stream.read(PIECE):
                     await response.write(piece)
             except StreamBroken as error:
-                # The status has been sent; a body that stops before its end is the only way left to say it.
                 log.warning("%s %s was cut off: %s", request.method, request.path, error)
+                # A body that stops before its end says it to programs; people read it in the log, where kubelets put
+                # their late errors too.
+                if type is FrameType.LOGS:
+                    await response.write(f"\n{error}\n".encode())
                 if request.transport is not None:
                     request.transport.close()
                 return response
@@ -200,6 +206,8 @@ class KubeletFace:
             told = SpdyWithFarewell(answer, Duplex(stream, stream))
             # Either end's end is the end of both: the tunnel has no half-closed streams.
             await relay(taken.stream, Duplex(told, told), linger=0.0)
+            stream.close()
+            await _hang_up(taken.stream.writer)
             return taken
         finally:
             stream.close()
@@ -225,6 +233,17 @@ async def _in_time(answer: Awaitable[T], seconds: float | None, node: str) -> T:
             return await answer
     except TimeoutError:
         raise StreamBroken(f"node {node} did not begin to answer within {seconds:g} s") from None
+
+
+async def _hang_up(writer: Sink) -> None:
+    """A closed TLS connection waits for the peer's farewell, and kube-apiserver's port-forward for ours to be gone."""
+    transport = cast("asyncio.StreamWriter", writer).transport
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while transport.get_write_buffer_size():  # noqa: ASYNC110 - a closing transport has no event for it
+                await asyncio.sleep(HANG_UP_SECONDS)
+    await asyncio.sleep(HANG_UP_SECONDS)
+    transport.abort()
 
 
 def _header(request: web.Request) -> dict[str, list[str]]:

@@ -219,6 +219,7 @@ async def test_a_cut_ends_every_stream_and_the_next_tunnel_serves_again() -> Non
         upgraded = [await pair.upgrade(line) for line in UPGRADES]
         tunnel = _carrier(pair)
         tunnel._abort()
+        assert (await log.chunk()).startswith(b"\nthe tunnel to the node was lost")
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             await log.body()
         for answer in upgraded:
