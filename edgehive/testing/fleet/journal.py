@@ -4,6 +4,7 @@ All nodes write to one `Journal`; scenarios wait on it and read it. It measures 
 """
 
 import asyncio
+import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -82,21 +83,25 @@ class Journal:
     def quantiles(self) -> dict[str, Quantiles]:
         return {name: _quantiles(values) for name, values in sorted(self._latencies.items()) if values}
 
-    async def until(self, condition: Callable[[], bool], patience: float, missing: Callable[[], str]) -> None:
-        """Wait as long as anything moves; Waited after `patience` seconds without."""
-        while not condition():
+    async def until(self, missing: Callable[[], int], patience: float, what: str) -> None:
+        """Wait until nothing is missing; Waited after `patience` seconds in which nothing of it came."""
+        loop = asyncio.get_running_loop()
+        least, deadline = missing(), loop.time() + patience
+        while least > 0:
             self._moved.clear()
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout_at(deadline):
                     await self._moved.wait()
             except TimeoutError:
-                raise Waited(f"nothing more came for {patience:g} s: {missing()}") from None
+                raise Waited(f"{least} {what} are missing, and none came for {patience:g} s") from None
+            if (left := missing()) < least:
+                least, deadline = left, loop.time() + patience
 
 
 def _quantiles(values: "array[float]") -> Quantiles:
     ordered = sorted(values)
 
     def at(share: float) -> float:
-        return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
     return Quantiles(len(ordered), at(0.5), at(0.99), ordered[-1])

@@ -21,7 +21,7 @@ SCENARIOS = ("connect", "register", "idle", "leases", "pods", "status", "configm
 #: Those that need a client of the API server.
 WITH_API = frozenset({"pods", "status", "configmaps"})
 KEEPALIVES, RENEWALS, PATCHES, WRITES = 50, 5, 5, 5
-#: How long a scenario waits for anything at all to happen.
+#: How long a scenario waits for any of what it still misses.
 PATIENCE = 60.0
 #: A lease is good for 40 s: longer than this none may be left alone.
 MAX_WITHOUT_LEASES = 25.0
@@ -304,7 +304,7 @@ class Play:
         await self._until_count(lambda: len(missing()), what)
 
     async def _until_count(self, missing: Callable[[], int], what: str) -> None:
-        await self._journal.until(lambda: missing() <= 0, PATIENCE, lambda: f"{missing()} {what} are missing")
+        await self._journal.until(missing, PATIENCE, what)
 
     async def _until_number(self, what: str, target: int) -> None:
         await self._until_count(lambda: target - self._journal.number(what), "deliveries")

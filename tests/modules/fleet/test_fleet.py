@@ -49,14 +49,14 @@ async def test_pods_are_run_and_ended_on_every_node(cloud) -> None:
     async with registered(cloud) as fleet, Workload(cloud.client, "fleet", fleet.journal) as workload:
         names = [(f"{node.name}-p", node.name) for node in fleet.nodes]
         await workload.create_pods(names, lambda: None)
-        await fleet.journal.until(lambda: len(workload.running) == NODE_COUNT, 20, lambda: "Running pods")
+        await fleet.journal.until(lambda: NODE_COUNT - len(workload.running), 20, "Running pods")
         for item in (await cloud.client.list(PODS, "default")).items:
             pod = item.read(Pod)
             assert pod.status.phase == "Running"
             assert [entry.status for entry in pod.status.conditions or () if entry.type == "Ready"] == ["True"]
         await workload.delete_pods([name for name, _ in names], lambda: None)
-        await fleet.journal.until(lambda: len(workload.gone) == NODE_COUNT, 20, lambda: "pods gone")
-        await fleet.journal.until(lambda: len(fleet.journal.gone) == NODE_COUNT, 20, lambda: "nodes told")
+        await fleet.journal.until(lambda: NODE_COUNT - len(workload.gone), 20, "ended pods")
+        await fleet.journal.until(lambda: NODE_COUNT - len(fleet.journal.gone), 20, "notices of ended pods")
         assert not any(node.pods for node in fleet.nodes)
         assert fleet.journal.quantiles()["pod end confirmed"].count == NODE_COUNT
 
