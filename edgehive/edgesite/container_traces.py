@@ -6,6 +6,7 @@ For `containerd.py`. Only what names our own folder, bridge or chains is touched
 import ipaddress
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -86,7 +87,8 @@ def filesystem(path: Path) -> str:
 
 
 def link(name: str) -> bool:
-    return Path(f"/sys/class/net/{name}").exists()
+    """Asked of the kernel: /sys may show another network namespace's interfaces."""
+    return any(name == known for _, known in socket.if_nameindex())
 
 
 def route_into(subnet: str, *, but: str) -> str:
@@ -121,6 +123,23 @@ def remove_chains(kept: Iterable[str]) -> None:
         run("iptables", "-w", "-t", "nat", "-F", chain)
     for chain in chains:
         run("iptables", "-w", "-t", "nat", "-X", chain)
+
+
+def remove_masquerading(network: str) -> None:
+    """Take away the chains of pods whose network nobody undid, since their namespace went first."""
+    listing = run("iptables", "-w", "-t", "nat", "-S").splitlines()
+    rules = [words for line in listing if (words := _unquoted(line))[0] == "-A"]
+    ours = {words[1] for words in rules if words[1].startswith("CNI-") and _names(words, network)}
+    for words in rules:
+        if words[-1] in ours:
+            run("iptables", "-w", "-t", "nat", "-D", *words[1:])
+    for chain in sorted(ours):
+        run("iptables", "-w", "-t", "nat", "-F", chain)
+        run("iptables", "-w", "-t", "nat", "-X", chain)
+
+
+def _names(rule: list[str], network: str) -> bool:
+    return any(word.startswith(f'name: "{network}" id: ') for word in rule)
 
 
 def _unquoted(rule: str) -> list[str]:

@@ -26,6 +26,7 @@ from edgehive.edgesite.container_traces import (
     mounts_below,
     remove_cgroups,
     remove_chains,
+    remove_masquerading,
     route_into,
     run,
     runs,
@@ -229,6 +230,7 @@ class PrivateContainerd:
         before: dict[str, Any] = json.loads(self._before.read_text())
         if not before["bridge"] and link(self.bridge):
             run("ip", "link", "delete", self.bridge)
+        remove_masquerading(self.bridge)
         remove_chains(kept=before["chains"])
         remove_cgroups(kept=before.get("cgroups", ()))
         self._before.unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""What a site's containers left in the machine's firewall is taken away, and nothing else."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+_RULES = """
+set -e
+ip link set lo up
+ip link add ours0 type bridge
+for chain in CNI-ours CNI-other; do iptables -w -t nat -N $chain; done
+iptables -w -t nat -A CNI-ours ! -d 224.0.0.0/4 -m comment --comment 'name: "ours0" id: "1"' -j MASQUERADE
+iptables -w -t nat -A CNI-other ! -d 224.0.0.0/4 -m comment --comment 'name: "other0" id: "2"' -j MASQUERADE
+iptables -w -t nat -A POSTROUTING -s 10.89.0.2/32 -m comment --comment 'name: "ours0" id: "1"' -j CNI-ours
+iptables -w -t nat -A POSTROUTING -s 10.90.0.2/32 -m comment --comment 'name: "other0" id: "2"' -j CNI-other
+"$0" -c 'from edgehive.edgesite.container_traces import link, remove_masquerading
+assert link("ours0") and not link("ours1")
+remove_masquerading("ours0")'
+iptables -w -t nat -S
+"""
+
+
+@pytest.mark.containerd
+def test_the_masquerading_of_lost_pods_goes_and_that_of_others_stays() -> None:
+    if shutil.which("iptables") is None:
+        pytest.skip("iptables is missing")
+    done = subprocess.run(["unshare", "--net", "sh", "-c", _RULES, sys.executable], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "CNI-ours" not in done.stdout
+    assert "-A POSTROUTING -s 10.90.0.2/32" in done.stdout
+    assert "-A CNI-other" in done.stdout
