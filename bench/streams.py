@@ -262,6 +262,7 @@ class _Cable:
         self._target = target
         self._plugged = True
         self._ends: set[asyncio.StreamWriter] = set()
+        self._carrying: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def laid(self) -> AsyncIterator["_Cable"]:
@@ -272,8 +273,14 @@ class _Cable:
         finally:
             server.close()
             self._sever()
+            if self._carrying:
+                await asyncio.wait(self._carrying, timeout=5)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
         if not self._plugged:
             writer.transport.abort()
             return
