@@ -69,6 +69,8 @@ def parse_yaml(text: str | bytes) -> Any:
             raise yaml.YAMLError(f"its aliases unfold to more than {MAX_NODES} values")
     except RecursionError:
         raise yaml.YAMLError("its aliases make it nest too deeply") from None
+    except (ValueError, OverflowError) as error:  # a date or number that looks like one and is none
+        raise yaml.YAMLError(f"it holds a value that cannot be read: {error}") from None
     finally:
         loader.dispose()
     return data
