@@ -183,7 +183,7 @@ async def _play(order: Order) -> None:
 
 def _tell(order: Order, fleet: Fleet, play: Play) -> None:
     """Also what was measured before a scenario failed."""
-    found = report.body(order.nodes, fleet.journal, play.outcome)
+    found = report.body(fleet.journal, play.outcome)
     report.show(found, Console())
     if order.output is not None:
         order.output.write_text(json.dumps(found, indent=2) + "\n")

@@ -11,11 +11,11 @@ from edgehive.testing.fleet.journal import Journal
 from edgehive.testing.fleet.scenarios import Outcome
 
 
-def body(nodes: int, journal: Journal, outcome: Outcome) -> dict[str, Any]:
+def body(journal: Journal, outcome: Outcome) -> dict[str, Any]:
     """The file's content; times in seconds, memory in bytes, processor time in seconds per unit and net of idle."""
     phases = [asdict(phase) | {"cpuPerUnit": outcome.cpu_per_unit(phase)} for phase in outcome.phases]
     return {
-        "nodes": nodes,
+        "nodes": outcome.nodes,
         "phases": phases,
         "latencies": {name: asdict(found) for name, found in journal.quantiles().items()},
         "counts": dict(sorted(journal.counts.items())),

@@ -1,7 +1,8 @@
 """The scenarios a fleet plays, in their order, and what each took: seconds, units, the server's processor time.
 
 With a meter every scenario ends with a pause in which the server finishes what it put off; that is its cost too.
-What the server uses while nothing but keepalives and leases happens is measured once and taken off.
+What the server uses at rest is measured once and taken off, and so are the lease renewals that go on meanwhile, each
+at what one costs in the scenario of its own.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
-from edgehive.testing.fleet.fleet import Fleet
+from edgehive.testing.fleet.fleet import LEASE_SECONDS, Fleet
 from edgehive.testing.fleet.meter import Meter
 from edgehive.testing.fleet.node import HollowNode
 from edgehive.testing.fleet.workload import Advance, Workload
@@ -26,6 +27,7 @@ PATIENCE = 60.0
 #: A lease is good for 40 s: longer than this none may be left alone.
 MAX_WITHOUT_LEASES = 25.0
 CONFIG_MAP = "fleet-settings"
+LEASE_RENEWAL = "lease renewal"
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Phase:
 class Outcome:
     """All that was measured."""
 
+    nodes: int
     phases: list[Phase] = field(default_factory=list)
     #: Cores used while idle: "fresh", "idle" (keepalives only), "steady" (with lease renewals).
     idle: dict[str, float] = field(default_factory=dict)
@@ -54,12 +57,22 @@ class Outcome:
     facts: dict[str, float] = field(default_factory=dict)
 
     def cpu_per_unit(self, phase: Phase) -> float | None:
-        """Seconds of the server per unit, net of idle; None when not measured."""
+        """Seconds of the server per unit, net of what goes on beside it; None when not measured."""
         if phase.cpu is None or not phase.units:
             return None
-        fallback = self.idle.get("fresh", 0.0)
-        rate = self.idle.get(phase.baseline, self.idle.get("idle", fallback))
-        return max(0.0, phase.cpu - rate * phase.window) / phase.units
+        return max(0.0, phase.cpu - self._beside(phase.baseline) * phase.window) / phase.units
+
+    def _beside(self, baseline: str) -> float:
+        """Cores used by what is not measured."""
+        at_rest = self.idle.get("idle", self.idle.get("fresh", 0.0))
+        if baseline == "fresh":
+            return self.idle.get("fresh", 0.0)
+        if baseline == "idle":
+            return at_rest
+        renewal = next((self.cpu_per_unit(phase) for phase in self.phases if phase.name == LEASE_RENEWAL), None)
+        if renewal is None:
+            return self.idle.get("steady", at_rest)
+        return at_rest + renewal * self.nodes / LEASE_SECONDS
 
 
 class Progress(Protocol):
@@ -93,7 +106,7 @@ class Play:
     def __init__(
         self, fleet: Fleet, workload: Workload | None, meter: Meter | None, choice: Choice, progress: Progress
     ) -> None:
-        self.outcome = Outcome()
+        self.outcome = Outcome(len(fleet.nodes))
         self._fleet = fleet
         self._journal = fleet.journal
         self._workload = workload
@@ -165,7 +178,7 @@ class Play:
     async def _leases(self) -> None:
         advance = self._progress.begin("lease renewals", len(self._fleet.nodes) * RENEWALS)
         self._fleet.leases.pause(True)
-        async with self._phase("lease renewal", "renewal", baseline="idle") as phase:
+        async with self._phase(LEASE_RENEWAL, "renewal", baseline="idle") as phase:
 
             async def renew(node: HollowNode) -> None:
                 for _ in range(RENEWALS):

@@ -58,9 +58,17 @@ def test_a_process_that_is_not_there_is_named() -> None:
         Meter(4194305)
 
 
-def test_what_the_server_does_at_rest_is_taken_off() -> None:
-    outcome = Outcome(idle={"fresh": 0.0, "idle": 0.01, "steady": 0.1})
+def test_what_goes_on_beside_a_scenario_is_taken_off() -> None:
+    outcome = Outcome(10, idle={"fresh": 0.0, "idle": 0.01, "steady": 0.1})
     for baseline, expected in (("fresh", 0.02), ("idle", 0.019), ("steady", 0.01)):
         phase = Phase("x", "unit", units=100, window=10.0, cpu=2.0, baseline=baseline)
         assert outcome.cpu_per_unit(phase) == pytest.approx(expected)
     assert outcome.cpu_per_unit(Phase("x", "unit", units=100)) is None
+
+
+def test_lease_renewals_beside_a_scenario_cost_what_one_costs_alone() -> None:
+    outcome = Outcome(10, idle={"idle": 0.01, "steady": 0.5})
+    outcome.phases.append(Phase("lease renewal", "renewal", units=100, window=10.0, cpu=0.6, baseline="idle"))
+    # Ten nodes renew once a second together, at 5 ms each.
+    phase = Phase("x", "unit", units=100, window=10.0, cpu=2.0)
+    assert outcome.cpu_per_unit(phase) == pytest.approx((2.0 - 0.1 - 0.05) / 100)
