@@ -7,6 +7,7 @@ survive the agent; a later start adopts it. What a machine lacks is one sentence
 import asyncio
 import ipaddress
 import json
+import logging
 import os
 import shutil
 import signal
@@ -34,11 +35,15 @@ from edgehive.edgesite.container_traces import (
 )
 from edgehive.edgesite.images import PAUSE
 
+log = logging.getLogger("edgehive.edgesite")
+
 _PLUGIN_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 _PLUGINS = ("loopback", "bridge", "host-local", "portmap")
 #: The kernel's limit of a unix socket's path, less the closing zero.
 _MAX_SOCKET_PATH = 107
 _POLL_SECONDS = 0.05
+#: How often a running containerd is looked at, and how long one that does not start is left alone.
+_WATCH_SECONDS, _RETRY_SECONDS = 1.0, 10.0
 _AT_ONCE = 4
 
 
@@ -110,6 +115,19 @@ class PrivateContainerd:
         await asyncio.to_thread(self._clean_host)
         if purge:
             await asyncio.to_thread(shutil.rmtree, self.root, ignore_errors=True)
+
+    async def keep(self) -> None:
+        """Start it again whenever it ends: pods have gone on meanwhile and are found again. Never returns."""
+        while True:
+            pid = self.pid
+            while pid is not None and self._lives(pid):  # noqa: ASYNC110 - it may not be our child
+                await asyncio.sleep(_WATCH_SECONDS)
+            log.warning("containerd ended although nobody asked it to; starting it again (its log: %s)", self._log)
+            try:
+                await self.start()
+            except ContainerdUnavailable as error:
+                log.error("%s; trying again in %.0f s", error, _RETRY_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def kill(self) -> None:
         """End the process as a crash would: pods go on."""

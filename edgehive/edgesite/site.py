@@ -60,7 +60,8 @@ async def run_site(site: EdgeSite, layout: Layout, clock: Clock, stop: asyncio.E
     progress.starting("preparing keys and certificates")
     address = own_address()
     identity = pki.prepare(layout.pki, clock.now(), pki.server_names(address))
-    runtime = spawn(_runtime(site, layout), name="containerd") if site.node else None
+    private = _private_containerd(site, layout)
+    runtime = spawn(_runtime(site, private), name="containerd") if site.node else None
     settling = release_when_settled()
     try:
         progress.starting("starting the API server")
@@ -76,8 +77,10 @@ async def run_site(site: EdgeSite, layout: Layout, clock: Clock, stop: asyncio.E
                 progress.starting(f"waiting for the node {site.node_name} to be Ready")
                 parts = _parts(site, layout, identity, server, clock, address, endpoint)
                 ready = _node_ready(server.client("edgesite"), site.node_name, since)
-            async with parts as tasks:
-                await _supervise(tasks, ready, stop, lambda: _tell_ready(site, progress, loop.time() - began))
+            async with _kept(private) as keeping, parts as tasks:
+                await _supervise(
+                    [*tasks, *keeping], ready, stop, lambda: _tell_ready(site, progress, loop.time() - began)
+                )
     finally:
         settling.cancel()
         await cancel_and_join(runtime)
@@ -122,17 +125,32 @@ async def _until(tasks: list["asyncio.Task[None]"], first: "asyncio.Task[None]")
             raise PartEnded(f"{task.get_name()} ended although nobody asked it to; the log tells why")
 
 
-async def _runtime(site: EdgeSite, layout: Layout) -> str:
+def _private_containerd(site: EdgeSite, layout: Layout) -> PrivateContainerd | None:
+    if not site.node or site.containerd:
+        return None
+    return PrivateContainerd(layout.containerd, bridge=site.bridge, subnet=site.pod_subnet)
+
+
+async def _runtime(site: EdgeSite, private: PrivateContainerd | None) -> str:
     """Start (or find) containerd and give it the images a site brings; the endpoint."""
     endpoint = site.containerd
-    if not endpoint:
-        private = PrivateContainerd(layout.containerd, bridge=site.bridge, subnet=site.pod_subnet)
+    if private is not None:
         await private.start()
         endpoint = private.endpoint
     async with Containerd(endpoint) as containerd:
         for make in (images.pause_image, images.busybox_image, images.hello_image):
             await images.import_image(containerd, await asyncio.to_thread(make))
     return endpoint
+
+
+@asynccontextmanager
+async def _kept(private: PrivateContainerd | None) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """The site's own containerd comes back when it ends; nobody else would start it."""
+    keeping = [spawn(private.keep(), name="keep containerd")] if private is not None else []
+    try:
+        yield keeping
+    finally:
+        await cancel_and_join(*keeping)
 
 
 @asynccontextmanager
