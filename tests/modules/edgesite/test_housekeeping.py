@@ -120,6 +120,24 @@ async def test_a_deleted_namespace_takes_everything_in_it_along() -> None:
         assert await site.get(CONFIG_MAPS, "kept")
 
 
+async def test_a_namespace_that_cannot_go_yet_says_what_holds_it() -> None:
+    async with running_site() as site:
+        await site.client.create(NAMESPACES, {"metadata": {"name": "shop"}})
+        held = {"metadata": {"name": "held", "finalizers": ["example.com/slow"]}, "data": {}}
+        await site.client.create(CONFIG_MAPS, held, "shop")
+        await site.client.delete(NAMESPACES, "shop")
+
+        async def told() -> dict[str, str]:
+            conditions = (await site.get(NAMESPACES, "shop", ""))["status"].get("conditions") or []
+            return {item["type"]: item["message"] for item in conditions}
+
+        assert await site.until(told) == {
+            "NamespaceContentRemaining": "Some resources are remaining: configmaps. has 1 resource instances",
+            "NamespaceFinalizersRemaining": "Some content in the namespace has finalizers remaining: "
+            "example.com/slow in 1 resource instances",
+        }
+
+
 async def test_a_silent_node_becomes_unknown_and_its_pods_move_after_their_patience() -> None:
     async with running_site() as site:
         await site.add_node("one", labels={"zone": "a"})
