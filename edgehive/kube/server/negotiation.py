@@ -104,3 +104,8 @@ def patch_type(header: str) -> PatchType:
 
 def unsupported() -> UnsupportedMediaType:
     return UnsupportedMediaType("415: Unsupported Media Type", details=StatusDetails())
+
+
+def no_server_side_apply() -> UnsupportedMediaType:
+    text = "server-side apply is not supported by this server: apply without --server-side, or send another patch"
+    return UnsupportedMediaType(text, details=StatusDetails())

@@ -219,10 +219,10 @@ class Rest:
 
     async def _patch(self, request: web.Request, call: Call) -> web.StreamResponse:
         wanted = _accepted(request, _OBJECT_VIEWS)
-        _take_write_options(request, call)
         language = negotiation.patch_type(request.headers.get("Content-Type", ""))
         if language is PatchType.APPLY:
-            raise negotiation.unsupported()
+            raise negotiation.no_server_side_apply()
+        _take_write_options(request, call)
         patch = await bodies.read_patch(request, call.served.resource.kind)
         answer = await self._api.patch(call, language, patch)
         return _answer(self._renderer(request, call, wanted).one(answer.document), wanted, answer.code)

@@ -56,6 +56,14 @@ async def test_limit_is_ignored_for_cached_lists(cluster: Cluster, http: aiohttp
         assert len((await response.json())["items"]) == 3
 
 
+async def test_server_side_apply_is_refused_by_name(http: aiohttp.ClientSession) -> None:
+    headers = {"Content-Type": "application/apply-patch+yaml"}
+    where = f"{MAPS}/a?fieldManager=kubectl&force=false"
+    async with http.patch(where, headers=headers, data=b"{}") as response:
+        assert response.status == 415
+        assert "server-side apply is not supported" in (await response.json())["message"]
+
+
 async def test_an_empty_list_has_items_and_a_version(http: aiohttp.ClientSession) -> None:
     async with http.get(MAPS) as response:
         body = await response.json()
