@@ -68,7 +68,12 @@ class ImagePuller:
     ) -> LocalImage:
         """The container's image, pulled if its policy says so; raises ImageError."""
         tell = report or _silent
-        reference = _reference(container.image)
+        try:
+            reference = _reference(container.image)
+        except ImageError as error:
+            tell("Warning", "InspectFailed", str(error))
+            tell("Warning", "Failed", "Error: InvalidImageName")
+            raise
         policy = pull_policy(container, reference)
         present = await self._present(reference)
         if present is not None and policy != "Always":

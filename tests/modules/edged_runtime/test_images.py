@@ -100,8 +100,10 @@ async def test_one_pods_back_off_does_not_hold_another() -> None:
 
 
 async def test_an_impossible_name_is_said_so() -> None:
-    error = await refused(ImagePuller(FakeRuntime().client()), pod("Bad/Image:1"))
+    events: list[str] = []
+    error = await refused(ImagePuller(FakeRuntime().client()), pod("Bad/Image:1"), events)
     assert error.reason == "InvalidImageName"
+    assert events == [f"InspectFailed: {error.message}", "Failed: Error: InvalidImageName"]
     assert 'couldn\'t parse image name "Bad/Image:1": invalid reference format' in error.message
 
 
