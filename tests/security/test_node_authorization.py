@@ -258,6 +258,21 @@ async def test_an_event_somebody_else_wrote_is_not_changed() -> None:
         assert (await it.client.get(EVENTS, "e", "default")).to_dict()["count"] == 1
 
 
+async def test_a_node_counts_its_own_events_up_and_turns_none_on_others() -> None:
+    async with cloud() as it:
+        edge = await prepare(it)
+        own = {"kind": "Node", "name": "n1"}
+        event = named("e", involvedObject=own, reason="R", count=1, source={"host": "n1"})
+        await edge.send("insert", "default/event/e", event)
+        for change in ({"count": 7}, {"count": 8, "involvedObject": {"name": "n2"}}):
+            content = {"event": named("e"), "patchData": json.dumps(change)}
+            await edge.send("patch", "default/event/e", content)
+        await edge.request("query", "kube-node-lease/lease/n1")
+        await asyncio.sleep(1)
+        written = (await it.client.get(EVENTS, "e", "default")).to_dict()
+        assert (written["count"], written["involvedObject"]) == (7, own)
+
+
 async def test_a_token_s_holder_does_not_take_over_a_node_that_is_no_edge_node() -> None:
     """A token joins under any name, also a control plane's; the cluster's own nodes are not to be had so."""
     async with cloud() as it:

@@ -62,9 +62,17 @@ class _Event(msgspec.Struct, rename="camel"):
     metadata: _Meta | None = None
     involved_object: _Reference = msgspec.field(default_factory=_Reference)
 
+    def about_something(self) -> bool:
+        return self.involved_object != _Reference()
 
-class _EventPatch(msgspec.Struct):
+
+class _EventPatch(msgspec.Struct, rename="camel"):
     event: _Event = msgspec.field(default_factory=_Event)
+    patch_data: str = "{}"
+
+    def claims(self) -> list[_Event]:
+        """What the patch says of an event; saying nothing leaves what is stored, which the flow asks for its writer."""
+        return [claim for claim in (self.event, _decode(self.patch_data.encode(), _Event)) if claim.about_something()]
 
 
 class _SigningSpec(msgspec.Struct, rename="camel"):
@@ -114,8 +122,8 @@ def _violation(node: str, resource: Resource, operation: str, content: bytes, no
     if resource.type in _NAMED:
         return _name_violation(resource, _decode(content, _Object).metadata or _Meta())
     if resource.type == ResourceType.EVENT:
-        event = _decode(content, _EventPatch).event if operation == Operation.PATCH else _decode(content, _Event)
-        return _event_violation(node, event, node_of_pod)
+        events = _decode(content, _EventPatch).claims() if operation == Operation.PATCH else [_decode(content, _Event)]
+        return next((text for event in events if (text := _event_violation(node, event, node_of_pod))), "")
     if resource.type == ResourceType.CERTIFICATE_SIGNING_REQUEST:
         return _signing_violation(node, _decode(content, _SigningRequest).spec)
     return ""
