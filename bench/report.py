@@ -1,6 +1,7 @@
 """A benchmark's figures: one JSON file each, one table for all. Figures are reported with their bar, met or not."""
 
 import json
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ def at_most(name: str, value: float, unit: str, bar: float) -> Figure:
 def quantile(values: list[float], share: float) -> float:
     """The value that `share` of all do not exceed (nearest rank)."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
 def resident_mib(pid: int) -> float:

@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words[0] not in COMPONENTS:
         print(f"edgehive: there is no component {words[0]!r}; known are {', '.join(COMPONENTS)}", file=sys.stderr)
         sys.exit(2)
-    sys.argv = [f"edgehive {words[0]}", *words[1:]]
-    import_module(COMPONENTS[words[0]][0]).main()
+    import_module(COMPONENTS[words[0]][0]).main(words[1:], prog_name=f"edgehive {words[0]}")
 
 
 def _help() -> str:

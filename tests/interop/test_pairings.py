@@ -339,6 +339,16 @@ def test_logs_are_read_through_the_tunnel(pairing: Pairing) -> None:
     pairing.delete_pods("talker")
 
 
+def test_logs_of_the_run_before_and_of_late(pairing: Pairing) -> None:
+    """--previous and --since."""
+    pairing.apply(pod("again", "echo run $$; sleep 6; echo over; exit 1"))
+    pairing.until_running("again")
+    pairing.until("the log of the run before", lambda: pairing.tries("logs", "again", "--previous"))
+    assert pairing.kubectl("logs", "again", "--previous").splitlines()[-1] == "over"
+    assert "run" not in pairing.kubectl("logs", "again", "--previous", "--since=1s")
+    pairing.delete_pods("again")
+
+
 def test_exec_runs_a_command_with_its_input_and_exit_code(pairing: Pairing) -> None:
     pairing.apply(pod("worker"))
     pairing.until_running("worker")
