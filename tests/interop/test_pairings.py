@@ -343,7 +343,9 @@ def test_logs_of_the_run_before_and_of_late(pairing: Pairing) -> None:
     """--previous and --since."""
     pairing.apply(pod("again", "echo run $$; sleep 6; echo over; exit 1"))
     pairing.until_running("again")
-    pairing.until("the log of the run before", lambda: pairing.tries("logs", "again", "--previous"))
+    # Stock edges tell as the log's text that there was no run before.
+    pairing.until("a second run", lambda: containers(pairing.get("pod", "again"))[0][1] > 0)
+    pairing.until("the tunnel", lambda: pairing.tries("logs", "again", "--previous"))
     assert pairing.kubectl("logs", "again", "--previous").splitlines()[-1] == "over"
     assert "run" not in pairing.kubectl("logs", "again", "--previous", "--since=1s")
     pairing.delete_pods("again")
