@@ -80,8 +80,10 @@ def _parse(text: bytes, source: str) -> dict[str, Any]:
     # Most nodes have no manifest: the parser is loaded by those that do.
     import yaml
 
+    from edgehive.kit.config import parse_yaml
+
     try:
-        made = yaml.load(text, Loader=_loader())  # noqa: S506 - a safe loader
+        made = parse_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ManifestError(f"{source}: {' '.join(str(error).split())}") from error
     if not isinstance(made, dict) or (made.get("kind"), made.get("apiVersion")) != ("Pod", "v1"):
@@ -97,20 +99,6 @@ def _parse(text: bytes, source: str) -> dict[str, Any]:
     except (msgspec.MsgspecError, TypeError) as error:
         raise ManifestError(f"{source}: {error}") from error
     return made
-
-
-def _loader() -> Any:
-    """YAML as Kubernetes reads it: dates stay texts."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return Loader
 
 
 def _uid(made: dict[str, Any], source: str, node_name: str) -> str:

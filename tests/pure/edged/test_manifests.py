@@ -70,7 +70,7 @@ def test_its_mirror_belongs_to_the_node_and_has_no_uid_of_its_own() -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     (b"", "kind: Pod and apiVersion: v1"),
-    (b"a: b: c", "mapping values are not allowed here"),
+    (b"a: b: c", "mapping values are not allowed"),
     (b"\xff\xfe\x00", "m.yaml: "),
     (b"!!python/object:os.system {}", "could not determine a constructor"),
     (b"kind: Pod\napiVersion: v1\nspec: {containers: [{}]}", "metadata.name is missing"),
