@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from edgehive.testing.cluster import Cluster
 
 pytestmark = [
     pytest.mark.kubectl,
-    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed"),
 ]
 
 MANIFEST = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: v}\n"

@@ -5,7 +5,6 @@ The kubelet is played by a small server; what it cannot play (SPDY) it refuses, 
 
 import asyncio
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -96,8 +95,6 @@ async def url(kubelet: Kubelet) -> AsyncIterator[str]:
 
 
 async def kubectl(url: str, home: Path, *arguments: str) -> tuple[int | None, str]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
     process = await asyncio.create_subprocess_exec(
         "kubectl", f"--server={url}", *arguments,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

@@ -1,29 +1,14 @@
 """The halves apart, as examples/two-hosts/run shows them: joined over TLS, cut off, and together again."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgehive.edgesite.containerd import ContainerdUnavailable, preflight
-
 pytestmark = [pytest.mark.containerd, pytest.mark.kubectl, pytest.mark.timeout(150)]
 
 RUN = Path(__file__).parents[2] / "examples" / "two-hosts" / "run"
-
-
-@pytest.fixture(autouse=True)
-def needs() -> None:
-    wrong = "" if shutil.which("kubectl") else "kubectl is needed"
-    try:
-        preflight()
-    except ContainerdUnavailable as error:
-        wrong = str(error)
-    if wrong:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(wrong)
 
 
 @pytest.fixture

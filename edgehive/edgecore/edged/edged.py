@@ -30,7 +30,7 @@ from edgehive.edgecore.edged.containerd import Containerd
 from edgehive.edgecore.edged.cri import CriClient, RuntimeRefused
 from edgehive.edgecore.edged.environment import PodFacts
 from edgehive.edgecore.edged.evictor import Evictor
-from edgehive.edgecore.edged.housekeeping import Housekeeping
+from edgehive.edgecore.edged.housekeeping import Housekeeping, is_gone
 from edgehive.edgecore.edged.images import ImagePuller
 from edgehive.edgecore.edged.kubelet_server import KubeletServer
 from edgehive.edgecore.edged.manifests import is_mirror
@@ -54,7 +54,7 @@ from edgehive.kit.clock import Clock
 from edgehive.kit.http import serve
 from edgehive.kit.mailbox import Mailbox, Policy
 from edgehive.kube.client import Client
-from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.errors import ApiError
 from edgehive.kube.recorder import Recorder
 from edgehive.wire.names import CLOUD_CONNECTED
 
@@ -294,17 +294,8 @@ class Edged:
             self._static.mirror_gone(namespace, name, uid)
             return
         for worker in self._pods.named(namespace, name):
-            if uid == worker.uid or (not uid and await self._is_gone(worker.pod)):
+            if uid == worker.uid or (not uid and await is_gone(self._client, worker.pod)):
                 await self._pods.remove(worker.uid)
-
-    async def _is_gone(self, pod: Pod) -> bool:
-        try:
-            found = await self._client.get(PODS, pod.metadata.name, pod.metadata.namespace)
-        except NotFound:
-            return True
-        except ApiError:
-            return False
-        return found.meta.uid not in ("", pod.metadata.uid)
 
     def _refuse(self, why: str) -> None:
         self._refused.inc()

@@ -114,7 +114,7 @@ class Housekeeping:
 
     async def _orphan(self, pod: Pod) -> None:
         meta = pod.metadata
-        if not self._unwanted(meta.uid) or not await self._is_gone(pod):
+        if not self._unwanted(meta.uid) or not await is_gone(self._client, pod):
             return
         log.warning("pod %s/%s (%s) is not wanted here any more: stopping it", meta.namespace, meta.name, meta.uid)
         PodFiles(self._root, meta.uid).bury()
@@ -133,15 +133,6 @@ class Housekeeping:
             return True
         since = self._connected_at
         return since is not None and asyncio.get_running_loop().time() - since > _SETTLED_SECONDS
-
-    async def _is_gone(self, pod: Pod) -> bool:
-        try:
-            found = await self._client.get(PODS, pod.metadata.name, pod.metadata.namespace)
-        except NotFound:
-            return True
-        except ApiError:
-            return False
-        return found.meta.uid not in ("", pod.metadata.uid)
 
     # logs and images
 
@@ -174,3 +165,14 @@ def _full_name(image: str) -> str:
         return image_reference(image)
     except InvalidImageName:
         return image
+
+
+async def is_gone(client: Client, pod: Pod) -> bool:
+    """Whether the API says that this life of the pod is over; an API that does not answer says nothing."""
+    try:
+        found = await client.get(PODS, pod.metadata.name, pod.metadata.namespace)
+    except NotFound:
+        return True
+    except ApiError:
+        return False
+    return found.meta.uid not in ("", pod.metadata.uid)
