@@ -23,6 +23,7 @@ from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgesite.containerd import PrivateContainerd
 from edgehive.kube import kubeconfig
 from edgehive.kube.http_client import HttpClient
+from edgehive.testing.hosts import below_shims
 
 LATENCY_PODS = 30
 REBOOT_PODS = 20
@@ -102,7 +103,7 @@ async def _reboot_offline(data: Path, site: int) -> Figure:
     """Kill the agent, containerd and every container; start the agent alone, thirty days later, without a cloud."""
     private = PrivateContainerd(data / "containerd")
     containerd = private.pid
-    doomed = [site, *([containerd] if containerd else []), *_descendants_of_shims(str(private.socket))]
+    doomed = [site, *([containerd] if containerd else []), *below_shims(str(private.socket))]
     for pid in doomed:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -126,23 +127,3 @@ async def _reboot_offline(data: Path, site: int) -> Figure:
 
 async def _running_containers(cri: CriClient) -> int:
     return sum(container.state == 1 for container in await cri.list_containers())
-
-
-def _descendants_of_shims(socket: str) -> list[int]:
-    """Every process below a shim of this containerd, shims first."""
-    parents: dict[int, int] = {}
-    shims: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "containerd-shim" in command and socket in command:
-            shims.append(int(entry.name))
-    found = list(shims)
-    while fresh := [pid for pid, parent in parents.items() if parent in found and pid not in found]:
-        found += fresh
-    return found

@@ -133,3 +133,22 @@ def children(pid: int) -> list[int]:
 def last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"{log} is empty"
+
+
+def below_shims(socket: str) -> list[int]:
+    """Every process below a shim of the containerd at this socket, shims first."""
+    parents: dict[int, int] = {}
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # it ended meanwhile
+        if "containerd-shim" in command and socket in command:
+            found.append(int(entry.name))
+    while fresh := [pid for pid, parent in parents.items() if parent in found and pid not in found]:
+        found += fresh
+    return found

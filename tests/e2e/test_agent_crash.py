@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from whole_site import WholeSite, eventually, node_ready, whole_site
 
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgesite.containerd import PrivateContainerd
+from edgehive.testing.hosts import below_shims
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(150)]
 
@@ -120,30 +121,10 @@ async def _told(site: WholeSite, times: int) -> bool:
 
 async def _lose_power(containerd: PrivateContainerd) -> None:
     """End containerd, every shim and every process below them at once, as a reboot does."""
-    doomed = list(_below_shims(str(containerd.socket)))
+    doomed = below_shims(str(containerd.socket))
     await containerd.kill()
     for pid in doomed:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue  # its parent took it along
-
-
-def _below_shims(socket: str) -> Iterator[int]:
-    """Every process below a shim of this containerd, shims first."""
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue  # it ended meanwhile
-        if "containerd-shim" in command and socket in command:
-            found.add(int(entry.name))
-    yield from found
-    while fresh := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= fresh
-        yield from fresh

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from edgehive.api.config.durations import seconds
 from edgehive.api.config.edgecore import TailoredKubeletConfig
-from edgehive.edgecore.edged.cri import RuntimeRefused
 from edgehive.edgecore.edged.eviction import (
     DISK,
     INODES,
@@ -30,6 +29,7 @@ from edgehive.edgecore.edged.eviction import (
 from edgehive.edgecore.edged.manifests import is_static
 from edgehive.edgecore.edged.plan import DEFAULT_GRACE_SECONDS, Termination, every_container
 from edgehive.edgecore.edged.pods import Pods, PodWorker
+from edgehive.edgecore.edged.rounds import every
 from edgehive.edgecore.edged.runtime import Tell
 from edgehive.edgecore.edged.stats import Reading, StatsSummary
 from edgehive.edgecore.edged.storage_use import empty_dirs, log_folder, on_disk
@@ -104,12 +104,7 @@ class Evictor:
         return frozenset(name for name, seen in self._pressed.items() if now - seen < self._lasting)
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            try:
-                await self.look()
-            except (RuntimeRefused, OSError) as error:
-                log.debug("eviction: %s", error)
+        await every(_LOOK_SECONDS, self.look, "eviction")
 
     async def look(self) -> None:
         """One round: at most one pod goes."""

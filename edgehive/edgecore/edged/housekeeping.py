@@ -9,7 +9,7 @@ Go: pkg/kubelet/kubelet_pods.go (HandlePodCleanups)
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from edgehive.api.config.durations import seconds
@@ -18,15 +18,15 @@ from edgehive.api.core import Pod
 from edgehive.api.meta import ObjectMeta
 from edgehive.api.registry import PODS
 from edgehive.edgecore.edged import podspec
-from edgehive.edgecore.edged.cri import RuntimeRefused
 from edgehive.edgecore.edged.images import ImageCollector
 from edgehive.edgecore.edged.logs import LogRotation
 from edgehive.edgecore.edged.plan import DEFAULT_GRACE_SECONDS, State, StopContainer, StopPod, every_container
 from edgehive.edgecore.edged.podfiles import PodFiles
 from edgehive.edgecore.edged.pods import Pods
 from edgehive.edgecore.edged.registry_auth import InvalidImageName, image_reference
+from edgehive.edgecore.edged.rounds import every
 from edgehive.edgecore.edged.runtime import PodRuntime
-from edgehive.edgecore.edged.volumes.local import VolumeError, pods_on_disk
+from edgehive.edgecore.edged.volumes.local import pods_on_disk
 from edgehive.kit.clock import Clock
 from edgehive.kube import quantity
 from edgehive.kube.client import Client
@@ -76,22 +76,9 @@ class Housekeeping:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(_ORPHANS_SECONDS, self._orphans), name="orphans")
-            group.create_task(self._every(self._log_pause, self._logs), name="log rotation")
-            group.create_task(self._every(_IMAGES_SECONDS, self._collect_images), name="image collection")
-
-    async def _every(self, pause: float, work: Callable[[], Awaitable[None]]) -> None:
-        said = ""
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                await work()
-                said = ""
-            except (RuntimeRefused, VolumeError, OSError) as error:
-                # A runtime that is away is told of by pleg, once; other trouble here, once.
-                away = isinstance(error, RuntimeRefused) and error.transient
-                log.log(logging.DEBUG if away or str(error) == said else logging.INFO, "housekeeping: %s", error)
-                said = str(error)
+            group.create_task(every(_ORPHANS_SECONDS, self._orphans, "housekeeping"), name="orphans")
+            group.create_task(every(self._log_pause, self._logs, "housekeeping"), name="log rotation")
+            group.create_task(every(_IMAGES_SECONDS, self._collect_images, "housekeeping"), name="image collection")
 
     # orphans
 

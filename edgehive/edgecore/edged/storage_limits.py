@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgehive.api.core import Container, Pod, Quantity, Volume
-from edgehive.edgecore.edged.cri import RuntimeRefused
 from edgehive.edgecore.edged.eviction import DISK, binary_units
 from edgehive.edgecore.edged.evictor import IMMEDIATE_SECONDS, give_up, is_critical
 from edgehive.edgecore.edged.plan import Termination
 from edgehive.edgecore.edged.pods import Pods, PodWorker
+from edgehive.edgecore.edged.rounds import every
 from edgehive.edgecore.edged.runtime import Tell
 from edgehive.edgecore.edged.stats import Reading, StatsSummary
 from edgehive.edgecore.edged.storage_use import empty_dirs, log_folder, on_disk
@@ -79,12 +79,7 @@ class StorageLimits:
         self._tell = tell
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            try:
-                await self.look()
-            except (RuntimeRefused, OSError) as error:
-                log.debug("storage limits: %s", error)
+        await every(_LOOK_SECONDS, self.look, "storage limits")
 
     async def look(self) -> None:
         """One round over the pods that have limits."""
