@@ -5,6 +5,7 @@ For `runtime.py`; all of it lies under `<rootDirectory>/pods/<uid>` and goes wit
 Go: pkg/kubelet/kubelet_pods.go (ensureHostsFile), pkg/volume/util/subpath
 """
 
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from edgehive.edgecore.edged.environment import ContainerConfigError
 from edgehive.edgecore.edged.podspec import TERMINATION_POLICY
 from edgehive.edgecore.edged.volumes.local import pod_directory
 from edgehive.protos import cri_pb2 as cri
+
+log = logging.getLogger("edgehive.edged")
 
 _MESSAGE_BYTES = 4096
 _LOG_BYTES, _LOG_LINES = 2048, 80
@@ -38,9 +41,15 @@ class PodFiles:
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
 
     def bury(self) -> None:
-        """Note for the next start of this process that the pod is unwanted, before it is stopped."""
-        self.ensure()
-        (self._folder / _TOMBSTONE).touch()
+        """Note for the next start of this process that the pod is unwanted, before it is stopped.
+
+        A disk that takes no note does not keep the pod from being stopped.
+        """
+        try:
+            self.ensure()
+            (self._folder / _TOMBSTONE).touch()
+        except OSError as error:
+            log.warning("the end of a pod is not noted in %s: %s", self._folder, error.strerror)
 
     @property
     def buried(self) -> bool:

@@ -118,13 +118,17 @@ class StaticPods:
         root = Path(self.folder)
         try:
             names = sorted(root.iterdir()) if root.is_dir() else [root]
-            return {
-                str(path): self._read(path, before.get(str(path)))
-                for path in names
-                if not path.name.startswith(".") and path.is_file()
-            }
         except FileNotFoundError:
             return {}
+        files = {}
+        for path in names:
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            try:
+                files[str(path)] = self._read(path, before.get(str(path)))
+            except FileNotFoundError:
+                continue  # it went between the listing and the look: that is no word about the others
+        return files
 
     def _read(self, path: Path, before: _File | None) -> _File:
         found = path.stat()
@@ -185,17 +189,28 @@ class StaticPods:
                 continue
 
     async def _reconcile(self) -> None:
+        """One round over all: a refused mirror holds up no other; the first refusal is raised at the end."""
+        refusals: list[ApiError] = []
         for name, mirror in list(self._mirrors.items()):
             static = self._static.get(name)
             if static is None or mirrored_hash(mirror) != _hash(static) or mirror.meta.deletion_timestamp:
-                await self._drop(name, mirror)
+                try:
+                    await self._drop(name, mirror)
+                except ApiError as error:
+                    refusals.append(error)
         for name, static in list(self._static.items()):
-            mirror = self._mirrors.get(name) or await self._create(static)
+            try:
+                mirror = self._mirrors.get(name) or await self._create(static)
+            except ApiError as error:
+                refusals.append(error)
+                continue
             self._mirrors[name] = mirror
             if mirrored_hash(mirror) == _hash(static):
                 self.reporter.mirror(static.meta.uid, mirror)
             else:
                 self._changed.set()
+        if refusals:
+            raise refusals[0]
 
     async def _drop(self, name: Name, mirror: Document) -> None:
         try:

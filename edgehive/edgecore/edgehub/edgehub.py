@@ -78,6 +78,8 @@ class EdgeHub:
         self._dial_timeout = dial_timeout
         self._backoff = backoff
         self._link: Link | None = None
+        #: A report on its way to `_reports`.
+        self._in_hand: Message | None = None
         self._broken = asyncio.Event()
         self._sending = asyncio.Lock()
         self._held: deque[Message] = deque()
@@ -108,11 +110,13 @@ class EdgeHub:
 
     async def _keep_the_rest(self) -> None:
         """Reports that were handed over before the end are not lost by it."""
+        rest = [self._in_hand] if self._in_hand is not None else []
         while len(self._mailbox):
             message = self._mailbox.get_nowait()
             if outbound.fate(message) is Fate.REPORT:
-                await self._reports.keep(message)
-        await self._reports.flush()
+                rest.append(message)
+        self._in_hand = None
+        await self._reports.flush(rest)
 
     # The link
 
@@ -223,7 +227,9 @@ class EdgeHub:
     async def _pump_out(self) -> None:
         async for message in self._mailbox:
             if outbound.fate(message) is Fate.REPORT:
+                self._in_hand = message
                 await self._reports.keep(message)
+                self._in_hand = None
             else:
                 await self._send_or_hold(message)
 

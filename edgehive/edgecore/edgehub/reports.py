@@ -8,7 +8,7 @@ answered is sent again, ever more seldom, and over every new link: a report may 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Counter
@@ -130,6 +130,8 @@ class Reports:
         self._dropped = dropped
         self._fallback = fallback
         self._incoming: Mailbox[Message] = Mailbox("reports to be stored")
+        #: Taken from `_incoming` and not known to be on disk.
+        self._storing: list[Message] = []
         self._lines: list[_Line] = []
 
     async def keep(self, message: Message) -> None:
@@ -139,12 +141,20 @@ class Reports:
     async def run(self) -> None:
         """Store what comes, until cancelled."""
         while True:
-            await self._store([await self._incoming.get()])
+            self._storing = [await self._incoming.get()]
+            await self._store(self._storing)
+            self._storing = []
 
-    async def flush(self) -> None:
-        """Store what was taken; for the end."""
-        if len(self._incoming):
-            await self._store([])
+    async def flush(self, rest: Sequence[Message] = ()) -> None:
+        """Store what was taken, and `rest` after it; for the end, when nobody runs this any more.
+
+        What was being stored then is stored once more: a cancelled write may not have been made.
+        """
+        batch, self._storing = self._storing, []
+        if batch or len(self._incoming):
+            await self._store(batch)
+        if rest:
+            await self._store(list(rest))
 
     async def deliver(self, send: Send) -> None:
         """Send what is stored and what will be, until the link breaks."""

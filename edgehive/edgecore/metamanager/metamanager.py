@@ -343,17 +343,21 @@ class MetaManager:
     async def _replay_once(self) -> bool:
         """Deliver what is kept; True when something is left."""
         room = asyncio.Semaphore(REPLAY_LIMIT)
-        kept = await self._store.unanswered()
-        async with asyncio.TaskGroup() as tasks:
-            for item in kept:
-                tasks.create_task(self._redeliver(item.sequence, item.message, room))
-        return bool(kept) and bool(await self._store.unanswered())
+        try:
+            kept = await self._store.unanswered()
+            async with asyncio.TaskGroup() as tasks:
+                for item in kept:
+                    tasks.create_task(self._redeliver(item.sequence, item.message, room))
+            return bool(kept) and bool(await self._store.unanswered())
+        except (DatabaseError, sqlite3.Error) as error:
+            log.error("what waits for the cloud cannot be read: %s", error)
+            return True
 
     async def _redeliver(self, sequence: int, message: Message, room: asyncio.Semaphore) -> None:
         async with room:
             try:
                 await self._deliver(sequence, message, Resource.parse(message.route.resource))
-            except ApiError as error:
+            except (ApiError, DatabaseError, sqlite3.Error) as error:
                 log.info("%s: %s", message.route.resource, error)
 
     # Answers
