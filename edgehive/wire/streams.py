@@ -175,6 +175,9 @@ class Stream:
         if not self._closed:
             self._closed = True
             self._tunnel._forget(self, tell=not self._fault)
+            # Whoever waits for room in it, or for leave to send, has nothing to wait for any more.
+            self._room.set()
+            self._credited.set()
 
     async def wait_closed(self) -> None:
         """The end is sent by the tunnel; there is nothing to wait for."""
