@@ -5,7 +5,6 @@ write them. Nothing here reads the clock: whoever signs says from when and how l
 small import `kit.keypair` and `kit.ssl_contexts` instead.
 """
 
-import hashlib
 import ipaddress
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -58,11 +57,6 @@ def sign(key: bytes, text: bytes) -> bytes:
 def certificate_from_pem(pem: bytes) -> bytes:
     """The first certificate of a PEM file as DER; raises ValueError."""
     return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
-
-
-def fingerprint(der: bytes) -> str:
-    """Lower-case hex SHA-256, as join tokens carry it."""
-    return hashlib.sha256(der).hexdigest()
 
 
 def self_signed_ca(common_name: str, now: datetime, lifetime: timedelta, *, serial: int | None = None) -> KeyPair:

@@ -103,6 +103,7 @@ class Edged:
         )
         self._cri = cri or CriClient(self._kubelet.container_runtime_endpoint)
         self._containerd = Containerd(self._kubelet.container_runtime_endpoint) if events and cri is None else None
+        self._stats = StatsSummary(self._cri, clock, self._node_name)
         self._system = machine.system()
         self._port = self._kubelet.read_only_port
         self._runtime_version = ""
@@ -183,8 +184,7 @@ class Edged:
             self._pods, self._reporter, self._cri, self._runtime.facts.node.pod_logs, lambda: self._pleg.trouble
         )
         debugging = self._kubelet.enable_debugging_handlers
-        stats = StatsSummary(self._cri, self._clock, self._node_name)
-        app = KubeletServer(views, stats, self._clock, self._registry, self._probes, debugging=debugging).app()
+        app = KubeletServer(views, self._stats, self._clock, self._registry, self._probes, debugging=debugging).app()
         # Followed logs and open streams end when their asker likes: no use in waiting for them.
         door = serve(app, host=self._kubelet.address, port=self._kubelet.read_only_port, drain=_DRAIN_SECONDS)
         _, self._port = await stack.enter_async_context(door)
@@ -207,7 +207,7 @@ class Edged:
             if self._kubelet.local_storage_capacity_isolation:
                 limits = StorageLimits(
                     self._pods,
-                    StatsSummary(self._cri, self._clock, self._node_name),
+                    self._stats,
                     root=self._root,
                     pod_logs=self._runtime.facts.node.pod_logs,
                     tell=self._tell,
@@ -218,7 +218,7 @@ class Edged:
     def _make_evictor(self, keeper: Housekeeping) -> Evictor:
         return Evictor(
             self._pods,
-            StatsSummary(self._cri, self._clock, self._node_name),
+            self._stats,
             lambda: machine.amounts(self._root, self._image_place),
             self._kubelet,
             self._clock,

@@ -228,10 +228,6 @@ class NodeReporter:
         self._changed = asyncio.Event()
         self._connected = asyncio.Event()
 
-    def look_now(self) -> None:
-        """Something about the node changed."""
-        self._changed.set()
-
     def cloud_connected(self) -> None:
         """Tell everything afresh: the Node may have been deleted meanwhile."""
         self._told_at = None

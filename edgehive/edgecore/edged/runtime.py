@@ -8,7 +8,7 @@ Go: pkg/kubelet/kuberuntime
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -421,10 +421,6 @@ class PodRuntime:
             await self.remove_sandbox(sandbox.id)
         cgroups.remove_pod_cgroup(self.facts.node.cgroup_root, pod.metadata.uid)
         await asyncio.to_thread(PodFiles.remove_logs, podspec.log_directory(pod, self.facts.node.pod_logs))
-
-    def with_allocatable(self, allocatable: Mapping[str, Quantity]) -> None:
-        """The node's figures, once known: resourceFieldRef falls back on them."""
-        self.facts = replace(self.facts, allocatable=allocatable)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 from edgehive.api.document import Document
 from edgehive.api.registry import NODES, PODS
@@ -31,6 +32,8 @@ _MAX_MANIFEST = 1024 * 1024
 Name = tuple[str, str]
 #: Size, time of change and inode of a file: another value is another content.
 _Print = tuple[int, int, int]
+#: Of a file that was listed and could not be found.
+_MISSED: _Print = (-1, -1, -1)
 
 
 @dataclass(slots=True)
@@ -117,17 +120,19 @@ class StaticPods:
     def _read_folder(self, before: dict[str, _File]) -> dict[str, _File]:
         root = Path(self.folder)
         try:
-            names = sorted(root.iterdir()) if root.is_dir() else [root]
+            names = sorted(root.iterdir()) if root.is_dir() else [root] if root.is_file() else []
         except FileNotFoundError:
             return {}
         files = {}
         for path in names:
-            if path.name.startswith(".") or not path.is_file():
-                continue
+            held = before.get(str(path))
             try:
-                files[str(path)] = self._read(path, before.get(str(path)))
+                if not path.name.startswith(".") and S_ISREG(path.stat().st_mode):
+                    files[str(path)] = self._read(path, held)
             except FileNotFoundError:
-                continue  # it went between the listing and the look: that is no word about the others
+                # It went between the listing and the look: the next look shows whether it comes back.
+                if held is not None and held.print != _MISSED:
+                    files[str(path)] = _File(_MISSED, held.pod)
         return files
 
     def _read(self, path: Path, before: _File | None) -> _File:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgehive.kit.ssl_contexts import client_context
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -49,9 +51,7 @@ class Credentials:
 
     def context(self) -> ssl.SSLContext:
         """For links to the cloud: our CA alone is trusted, host names are checked, our certificate is shown."""
-        context = trusting(self.ca.read_text())
-        context.load_cert_chain(self.certificate, self.key)
-        return context
+        return client_context(self.ca, certificate=self.certificate, key=self.key)
 
     def store_ca(self, der: bytes) -> None:
         write_private(self.ca, ssl.DER_cert_to_PEM_cert(der).encode())
@@ -71,14 +71,6 @@ class Credentials:
         except (ssl.SSLError, OSError):
             return False
         return True
-
-
-def trusting(authority: str) -> ssl.SSLContext:
-    """A client's context that trusts this certificate (PEM) alone; host names are checked."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=authority)
-    return context
 
 
 def _read_certificate(path: Path) -> Certificate:

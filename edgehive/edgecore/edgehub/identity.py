@@ -21,9 +21,10 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.edgecore import EdgeHub
-from edgehive.edgecore.edgehub.credentials import Certificate, Credentials, blank_token, trusting
+from edgehive.edgecore.edgehub.credentials import Certificate, Credentials, blank_token
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock
+from edgehive.kit.ssl_contexts import client_context
 from edgehive.wire import join
 from edgehive.wire.link import EndedUnanswered, JoinRefused, Link, LinkClosed
 from edgehive.wire.ws import LinkMetrics, connect
@@ -143,9 +144,9 @@ class Identity:
 
     async def _mend(self) -> bool:
         """Find out why the cloud ended the connection; True when that is mended, JoinRefused when it cannot be."""
-        trust = await asyncio.to_thread(self.credentials.ca.read_text)
+        context = await asyncio.to_thread(client_context, self.credentials.ca)
         try:
-            answer = await _get(self._config.http_server, join.CA_PATH, trusting(trust))
+            answer = await _get(self._config.http_server, join.CA_PATH, context)
         except LinkClosed:
             return False
         certificate = await asyncio.to_thread(self.credentials.read)
@@ -190,7 +191,7 @@ class Identity:
         key, request = await asyncio.to_thread(keysmith.new_request, self._node)
         if bearer:
             headers = {join.AUTHORIZATION_HEADER: f"Bearer {bearer}"}
-            context = await asyncio.to_thread(trusting, self.credentials.ca.read_text())
+            context = await asyncio.to_thread(client_context, self.credentials.ca)
         else:
             headers = {}
             context = await asyncio.to_thread(self.credentials.context)
@@ -200,7 +201,7 @@ class Identity:
         """A new certificate against proof that this node holds the key of its expired one; raises JoinRefused."""
         from edgehive.edgecore.edgehub import keysmith
 
-        context = await asyncio.to_thread(trusting, self.credentials.ca.read_text())
+        context = await asyncio.to_thread(client_context, self.credentials.ca)
         server, headers = self._config.http_server, {join.NODE_NAME_HEADER: self._node}
         answer = await _get(server, join.CHALLENGE_PATH, context, headers)
         if answer.status != 200:
@@ -248,7 +249,7 @@ async def fetch_authority(server: str) -> bytes:
     leaf = await _server_certificate(server)
     # Trusting just the certificate the server showed proves nothing about who it is, and need not: the CA in
     # the answer is only believed when its hash equals the one in the token. No secret is sent before that.
-    context = trusting(leaf)
+    context = client_context(leaf)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     answer = await _get(server, join.CA_PATH, context)
     if answer.status != 200:

@@ -146,7 +146,7 @@ async def test_a_delete_for_another_uid_touches_nothing(rig: Rig) -> None:
 
 async def test_a_missing_runtime_is_said_in_the_nodes_status_and_outlived(rig: Rig) -> None:
     rig.runtime.go_away()
-    async with rig.running() as edged:
+    async with rig.running():
         async with asyncio.timeout(60):
             while True:
                 try:
@@ -158,7 +158,7 @@ async def test_a_missing_runtime_is_said_in_the_nodes_status_and_outlived(rig: R
         assert ready["status"] == "False"
         assert "start containerd" in ready["message"]
         rig.runtime.come_back()
-        edged._node.look_now()
+        await rig.tell("connect", "node/connection", "cloud_connected")
         await _node_ready(rig)
 
 

@@ -282,3 +282,21 @@ async def test_a_debugger_of_a_container_that_does_not_run_waits_and_says_so(rig
         "reason": "CreateContainerConfigError",
         "message": 'unable to find target container "other"',
     }
+
+
+async def test_a_disk_that_takes_no_note_keeps_no_pod_from_being_stopped(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.boot()
+    made = await rig.start("web")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    await rig.delete(made)
+    await rig.gone("web")
+    await rig.tell("delete", "default/pod/web", made)
+    await until(lambda: not rig.runtime.sandboxes)
+    (said,) = (item.getMessage() for item in caplog.records if "the end of a pod is not noted" in item.getMessage())
+    assert said.endswith("No space left on device")

@@ -9,6 +9,7 @@ import yaml
 from node_rig import NODE, Rig, node, until
 
 from edgehive.api.registry import NODES, PODS
+from edgehive.kube.errors import Forbidden
 
 pytestmark = pytest.mark.looptime
 NAME = f"web-{NODE}"
@@ -143,3 +144,50 @@ async def test_a_folder_that_cannot_be_read_stops_nothing(rig: Rig, folder: Path
     monkeypatch.setattr(Path, "iterdir", broken)
     await rig.after(60)
     assert rig.runtime.running("c") == containers
+
+
+async def test_a_file_that_is_away_for_one_look_stops_no_pod(rig: Rig, folder: Path, monkeypatch: Any) -> None:
+    """Editors and copying tools replace a file by removing it first."""
+    path, _ = write(folder), write(folder, file="other.yaml", name="other")
+    await rig.boot()
+    await mirror(rig)
+    await until(lambda: len(rig.runtime.running("c")) == 2)
+    containers = rig.runtime.running("c")
+    listing, text = Path.iterdir, path.read_bytes()
+    looks: list[int] = []
+
+    def away_when_looked_at(root: Path) -> Any:
+        path.write_bytes(text)
+        names = list(listing(root))
+        if not looks:
+            path.unlink()
+        looks.append(1)
+        return iter(names)
+
+    monkeypatch.setattr(Path, "iterdir", away_when_looked_at)
+    await until(lambda: len(looks) > 2)
+    await rig.after(10)
+    assert rig.runtime.running("c") == containers
+    monkeypatch.setattr(Path, "iterdir", listing)
+    path.unlink()
+    await until(lambda: len(rig.runtime.sandboxes) == 1)
+
+
+async def test_a_mirror_the_cloud_refuses_holds_up_no_other(rig: Rig, folder: Path, monkeypatch: Any) -> None:
+    create = rig.client.create
+
+    async def refuses_one(resource: Any, body: Any, *arguments: Any, **options: Any) -> Any:
+        if body["metadata"]["name"].startswith("bad-"):
+            raise Forbidden("a policy of the cluster refuses this pod")
+        return await create(resource, body, *arguments, **options)
+
+    monkeypatch.setattr(rig.client, "create", refuses_one)
+    write(folder, file="a-bad.yaml", name="bad")
+    path = write(folder)
+    await rig.boot()
+    await mirror(rig)
+    assert len(rig.runtime.running("c")) == 2
+    path.unlink()
+    await rig.gone(NAME)
+    monkeypatch.undo()
+    await rig.until(f"bad-{NODE}", lambda status: status.get("phase") == "Running", or_missing=True)

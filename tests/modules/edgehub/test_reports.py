@@ -3,7 +3,9 @@
 import asyncio
 import sqlite3
 from contextlib import closing, suppress
+from functools import partial
 
+import msgspec
 import pytest
 
 from edgehive.beehive.message import Message
@@ -11,6 +13,7 @@ from edgehive.edgecore.dbm.dbm import edge_database
 from edgehive.edgecore.edgehub import reports as reports_module
 from edgehive.edgecore.edgehub.spool import Spool
 from edgehive.kit.clock import SystemClock
+from edgehive.kit.mailbox import Mailbox
 
 
 def event(name: str, operation: str = "insert") -> dict[str, str]:
@@ -155,3 +158,23 @@ async def test_a_burst_arrives_whole_and_leaves_nothing_behind(edge, cloud, tmp_
     reading = asyncio.ensure_future(next_message(link))
     await until(lambda: not waiting(tmp_path))
     reading.cancel()
+
+
+async def test_what_was_being_stored_when_the_hub_ends_is_stored_too(
+    start, offline_cloud, next_message, monkeypatch, tmp_path
+):
+    """A slow disk, and more reports than wait before it: none is lost, none overtakes another."""
+    put, begun = Spool.put, asyncio.Event()
+
+    async def slow(spool, messages):
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Spool, "put", slow)
+    monkeypatch.setattr(reports_module, "Mailbox", partial(Mailbox, size=4))
+    async with start(offline_cloud) as edge:
+        sent = [await edge.send(**event(f"e{number}")) for number in range(12)]
+        await asyncio.wait_for(begun.wait(), 5)
+        await until(lambda: edge.hub._in_hand is not None)
+        monkeypatch.setattr(Spool, "put", put)
+    assert [msgspec.json.decode(row)["header"]["msg_id"] for row in waiting(tmp_path)] == [m.id for m in sent]

@@ -1,6 +1,7 @@
 """What the node says and asks: kept until answered, asked once, answered from rows when the cloud is away."""
 
 import asyncio
+import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -14,7 +15,10 @@ from edgehive.api.registry import (
     SECRETS,
     SERVICE_ACCOUNTS,
 )
+from edgehive.edgecore.metamanager import metamanager
+from edgehive.edgecore.metamanager.metastore import Metastore
 from edgehive.kit.clock import rfc3339
+from edgehive.kit.sqlite import DatabaseError
 from edgehive.kit.tasks import spawn
 from edgehive.kube.client import PatchType
 from edgehive.kube.errors import AlreadyExists, MethodNotAllowed, NotFound, Unreachable
@@ -194,6 +198,28 @@ async def test_patches_made_offline_survive_a_restart(node, pod, restart):
         later.hub.answers["patch", PATCH] = lambda m: {"Object": pod(version=11), "Err": None}
         await later.connect()
         await later.hub.wait_for("patch", PATCH)
+
+
+@pytest.mark.parametrize("step", ["unanswered", "is_unanswered", "forget_unanswered"])
+async def test_a_replay_goes_on_after_the_disk_failed(node, pod, monkeypatch, caplog, step):
+    monkeypatch.setattr(metamanager, "REPLAY_INTERVAL", 0.01)
+    with pytest.raises(Unreachable):
+        await patch_status(node)
+    works, failures = getattr(Metastore, step), [DatabaseError("disk I/O error"), sqlite3.OperationalError("locked")]
+
+    async def sick(store, *arguments):
+        if failures:
+            raise failures.pop()
+        return await works(store, *arguments)
+
+    monkeypatch.setattr(Metastore, step, sick)
+    node.hub.answers["patch", PATCH] = lambda m: {"Object": pod(version=11), "Err": None}
+    await node.connect()
+    await node.hub.wait_for("patch", PATCH)
+    async with asyncio.timeout(5):
+        while await node.store.unanswered():
+            await asyncio.sleep(0.01)
+    assert not failures
 
 
 async def test_a_refused_patch_is_not_tried_for_ever(node):
