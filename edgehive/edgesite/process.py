@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PID_FILE = "edgesite.pid"
-LOG_FILE = "edgesite.log"
 
 
 class AlreadyRunning(Exception):

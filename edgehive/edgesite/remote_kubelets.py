@@ -4,7 +4,6 @@ A cloudcore that joins such nodes keeps its CA in the cluster and answers for th
 that CA as soon as it is there.
 """
 
-import asyncio
 import logging
 import ssl
 
@@ -42,4 +41,3 @@ async def trust_cloud(client: Client, context: ssl.SSLContext) -> None:
                 log.warning("kubelets elsewhere are not trusted: Secret %s/%s: %s", NAMESPACE, NAME, error)
     finally:
         await cancel_and_join(running)
-    await asyncio.Event().wait()

@@ -7,7 +7,7 @@ names the nearest known one (a newer or older program may know it). `dump` print
 import difflib
 import logging
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
@@ -55,7 +55,7 @@ def parse(text: str, type: type[T], *, origin: str = "the configuration") -> T:
     try:
         return msgspec.convert(_without_nulls(data), type)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {_readable(error)}") from None
+        raise ConfigError(f"{origin}: {_readable(error, type)}") from None
 
 
 def parse_yaml(text: str | bytes) -> Any:
@@ -135,12 +135,25 @@ def _without_nulls(data: Any) -> Any:
     return data
 
 
-def _readable(error: msgspec.ValidationError) -> str:
+def _readable(error: msgspec.ValidationError, type: Any) -> str:
     """`Expected `int`, got `str` - at `$.a.b`` as `a.b: Expected int, got str`."""
     text, _, where = str(error).partition(" - at ")
     place = where.strip("`").removeprefix("$").removeprefix(".")
     text = text.replace("`", "")
+    if text.startswith("Invalid enum value") and (allowed := _allowed(type, place)):
+        text += f"; write {' or '.join(map(repr, allowed))}"
     return f"{place}: {text}" if place else text
+
+
+def _allowed(annotation: Any, place: str) -> tuple[Any, ...]:
+    """The values of the Literal at this place of a type."""
+    for key in place.replace("[...]", "").split("."):
+        struct = _struct_of(annotation)
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)} if struct else {}
+        if key not in fields:
+            return ()
+        annotation = fields[key]
+    return next((get_args(item) for item in (annotation, *get_args(annotation)) if get_origin(item) is Literal), ())
 
 
 def _one_line(error: yaml.YAMLError) -> str:

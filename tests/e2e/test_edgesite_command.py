@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,14 +12,11 @@ from typing import Any
 
 import pytest
 
+from edgehive.testing.ports import free_ports
+
 pytestmark = [pytest.mark.containerd, pytest.mark.kubectl, pytest.mark.timeout(180)]
 
 BRIDGE = "edgehive-t7"
-
-
-def free_port() -> int:
-    with socket.create_server(("", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def edgesite(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -31,7 +27,8 @@ def edgesite(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("s")
-    ports = f"port: {free_port()}\nkubeletPort: {free_port()}\n"
+    port, kubelet = free_ports(2)
+    ports = f"port: {port}\nkubeletPort: {kubelet}\n"
     (folder / "edgesite.yaml").write_text(f"{ports}bridge: {BRIDGE}\npodSubnet: 10.94.7.0/24\n")
     yield folder
     if folder.exists():

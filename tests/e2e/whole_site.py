@@ -5,7 +5,6 @@ The edge runs in this process while it has a cloud, or as a process of its own (
 
 import asyncio
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,6 +32,7 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.errors import NotFound
 from edgehive.kube.server.app import ServerOptions
 from edgehive.testing.cluster import Cluster
+from edgehive.testing.ports import free_port
 from edgehive.wire.link import Link, LinkClosed, Peer
 from edgehive.wire.memory import MemoryNetwork
 
@@ -248,11 +248,6 @@ async def eventually(check: Callable[[], Awaitable[Any]], what: str, seconds: fl
             raise AssertionError(f"after {seconds:.0f} s still not: {what}")
         await asyncio.sleep(0.05)
     return answer
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _edge_config(root: Path, endpoint: str, port: int) -> EdgeCore:

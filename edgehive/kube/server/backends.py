@@ -85,14 +85,16 @@ class Backends:
         """A small answer as a whole, as if `asked` had been asked of us; raises ServiceUnavailable, BadGateway."""
         try:
             async with asyncio.timeout(seconds), self._get(backend, target, asked) as answer:
-                body = await answer.content.read(limit)
-                while len(body) < limit and (more := await answer.content.read(limit - len(body))):
+                body = b""
+                while len(body) <= limit and (more := await answer.content.read(limit + 1 - len(body))):
                     body += more
+                if len(body) > limit:
+                    raise BadGateway(f"{backend.name} answered more than {limit} bytes to {target}")
                 if answer.status != 200:
                     raise BadGateway(f"{backend.name} answered {answer.status}: {body[:200].decode(errors='replace')}")
                 return body
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise unreachable(backend, error) from error
+            raise unreachable(backend, error, seconds) from error
 
     def _get(self, backend: Backend, target: str, asked: str) -> "aiohttp.client._RequestContextManager":
         return self._open().get(backend.url(target), headers={FORWARDED_URI: asked})
@@ -156,9 +158,9 @@ class Backends:
         return self._session
 
 
-def unreachable(backend: Backend, error: Exception) -> ServiceUnavailable:
-    """503 for what does not answer."""
-    why = f"no answer within {DIAL_SECONDS:g}s" if isinstance(error, TimeoutError) else str(error)
+def unreachable(backend: Backend, error: Exception, seconds: float = DIAL_SECONDS) -> ServiceUnavailable:
+    """503 for what does not answer within `seconds`."""
+    why = f"no answer within {seconds:g}s" if isinstance(error, TimeoutError) else str(error)
     return ServiceUnavailable(f"error dialing backend: {backend.name} at {backend.authority} does not answer: {why}")
 
 

@@ -10,14 +10,13 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from edgehive.api.meta import StatusCause
 from edgehive.kit.config import parse_yaml
 from edgehive.kit.json_depth import MAX_DEPTH, too_deep
 from edgehive.kube.errors import BadRequest, RequestTooLarge, invalid
 from edgehive.kube.server import negotiation
 from edgehive.kube.server.catalog import Served
 from edgehive.kube.server.conform import duplicate_fields
-from edgehive.kube.server.field_errors import FieldErrors, shown
+from edgehive.kube.server.field_errors import FieldErrors
 from edgehive.kube.server.options import Call, DeleteOptions, ListOptions
 from edgehive.kube.server.protobuf import decode_body
 
@@ -98,19 +97,14 @@ def check_write(request: web.Request, *, apply: bool = False) -> None:
     _check_dry_run(errors, query.getall("dryRun", []))
     wanted = query.get("fieldValidation", "")
     if wanted and wanted not in _VALIDATION:
-        errors.causes.append(_unsupported("fieldValidation", wanted, '"", "Ignore", "Strict", "Warn"'))
+        errors.not_supported("fieldValidation", wanted, ("", "Ignore", "Strict", "Warn"))
     if errors.causes:
         raise invalid(_OPTIONS[request.method], "meta.k8s.io", "", errors.causes)
 
 
 def _check_dry_run(errors: FieldErrors, asked: Sequence[Any]) -> None:
     if any(value not in ("", "All") for value in asked):
-        errors.causes.append(_unsupported("dryRun", list(asked), '"All"'))
-
-
-def _unsupported(field: str, value: Any, supported: str) -> StatusCause:
-    text = f"Unsupported value: {shown(value)}: supported values: {supported}"
-    return StatusCause("FieldValueNotSupported", text, field)
+        errors.not_supported("dryRun", list(asked), ("All",))
 
 
 def field_validation(request: web.Request) -> str:
@@ -186,8 +180,7 @@ def _check_deletion(orphan: bool | None, propagation: str, dry_run: Sequence[Any
         text = "orphanDependents and deletionPropagation cannot be both set"
         errors.invalid("propagationPolicy", propagation, text)
     elif propagation and propagation not in _PROPAGATIONS:
-        listed = '"Foreground", "Background", "Orphan", "nil"'
-        errors.causes.append(_unsupported("propagationPolicy", propagation, listed))
+        errors.not_supported("propagationPolicy", propagation, (*_PROPAGATIONS, "nil"))
     _check_dry_run(errors, dry_run)
     if errors.causes:
         raise invalid("DeleteOptions", "meta.k8s.io", "", errors.causes)

@@ -107,14 +107,6 @@ class Catalog:
         """How a client's row is served here."""
         return self._served.get((resource.group, resource.version, resource.plural))
 
-    def for_kind(self, api_version: str, kind: str) -> Served | None:
-        group, _, version = api_version.rpartition("/")
-        return next(
-            (s for s in self._served.values() if (s.resource.group, s.resource.version, s.resource.kind)
-             == (group, version, kind)),
-            None,
-        )  # fmt: skip
-
     def all(self) -> list[Served]:
         return list(self._served.values())
 

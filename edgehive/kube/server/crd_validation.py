@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from edgehive.api.meta import StatusCause
-from edgehive.kube.server import field_errors as rules
 from edgehive.kube.server import formats, schema
 from edgehive.kube.server.crd_names import is_established
-from edgehive.kube.server.field_errors import FieldErrors
+from edgehive.kube.server.field_errors import FieldErrors, dns_1035, subdomain
 
 Json = Mapping[str, Any]
 
@@ -54,7 +53,7 @@ def validate_definition(crd: Json, old: Json | None) -> list[StatusCause]:
 def _check_group(errors: FieldErrors, crd: Json, group: str) -> None:
     if not group:
         errors.required("spec.group")
-    elif wrong := rules.subdomain(group):
+    elif wrong := subdomain(group):
         errors.invalid("spec.group", group, ",".join(wrong))
     elif "." not in group:
         errors.invalid("spec.group", group, "should be a domain with at least one dot")
@@ -73,7 +72,7 @@ def _check_names(errors: FieldErrors, names: Json) -> None:
         _check_word(errors, f"spec.names.{field}", names.get(field) or "")
     for field in ("kind", "listKind"):
         kind = names.get(field) or ""
-        if kind and (wrong := rules.dns_1035(kind.lower())):
+        if kind and (wrong := dns_1035(kind.lower())):
             text = f"may have mixed case, but should otherwise match: {','.join(wrong)}"
             errors.invalid(f"spec.names.{field}", kind, text)
     for field in ("shortNames", "categories"):
@@ -84,7 +83,7 @@ def _check_names(errors: FieldErrors, names: Json) -> None:
 
 
 def _check_word(errors: FieldErrors, path: str, word: str) -> None:
-    if word and (wrong := rules.dns_1035(word)):
+    if word and (wrong := dns_1035(word)):
         errors.invalid(path, word, ",".join(wrong))
 
 
@@ -215,9 +214,7 @@ def _check_list_type(errors: FieldErrors, node: Json, path: str) -> None:
     if kind is None:
         return
     if kind not in _LIST_TYPES:
-        listed = ", ".join(f'"{name}"' for name in _LIST_TYPES)
-        text = f"Unsupported value: {rules.shown(kind)}: supported values: {listed}"
-        errors.causes.append(StatusCause("FieldValueNotSupported", text, f"{path}.x-kubernetes-list-type"))
+        errors.not_supported(f"{path}.x-kubernetes-list-type", kind, _LIST_TYPES)
     if kind != "map":
         return
     if not node.get("x-kubernetes-list-map-keys"):

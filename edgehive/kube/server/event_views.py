@@ -21,7 +21,7 @@ _FIELDS: Final = {
 }  # fmt: skip
 _BACK: Final = {old: new for new, old in _FIELDS.items()}
 #: Never left out of a core Event, even when empty.
-_CORE_ALWAYS: Final = {"involvedObject": {}, "reportingComponent": "", "reportingInstance": ""}
+_CORE_ALWAYS: Final[Mapping[str, type]] = {"involvedObject": dict, "reportingComponent": str, "reportingInstance": str}
 _OMITTED_IF_EMPTY: Final = ("regarding", "reportingController", "reportingInstance")
 #: An event of the newer form is a statement; only its series goes on.
 _FIXED: Final = ("regarding", "reason", "note", "deprecatedSource", "deprecatedFirstTimestamp",
@@ -39,7 +39,7 @@ def convert(obj: dict[str, Any], api_version: str) -> None:
         obj[renamed[old]] = obj.pop(old)
     if api_version == STORED:
         for name, empty in _CORE_ALWAYS.items():
-            obj.setdefault(name, empty)
+            obj.setdefault(name, empty())
     else:
         for name in _OMITTED_IF_EMPTY:
             if not obj.get(name):

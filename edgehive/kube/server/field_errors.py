@@ -150,8 +150,15 @@ class FieldErrors:
         if not value:
             self.required(path)
         elif value not in allowed:
-            listed = ", ".join(shown(item) for item in sorted(allowed))
-            self._add("NotSupported", path, f"Unsupported value: {shown(value)}: supported values: {listed}")
+            self.not_supported(path, value, sorted(allowed))
+
+    def not_supported(self, path: str, value: Any, allowed: Iterable[Any]) -> None:
+        listed = ", ".join(shown(item) for item in allowed)
+        self._add("NotSupported", path, f"Unsupported value: {shown(value)}: supported values: {listed}")
+
+    def port(self, path: str, number: Any) -> None:
+        if isinstance(number, int) and not 1 <= number <= 65535:
+            self.invalid(path, number, "must be between 1 and 65535, inclusive")
 
     def not_negative(self, path: str, value: Any) -> None:
         if isinstance(value, int) and value < 0:

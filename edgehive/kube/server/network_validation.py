@@ -82,8 +82,8 @@ def _backend(errors: FieldErrors, at: str, backend: Json) -> None:
         errors.invalid(at, "", "cannot set both port name & port number")
     elif not port.get("name") and not port.get("number"):
         errors.required(at, "port name or number is required")
-    elif port.get("number") and not 0 < port["number"] < 65536:
-        errors.invalid(f"{at}.service.port.number", port["number"], "must be between 1 and 65535, inclusive")
+    elif port.get("number"):
+        errors.port(f"{at}.service.port.number", port["number"])
 
 
 def endpoints(errors: FieldErrors, obj: Json) -> None:
@@ -102,8 +102,7 @@ def _ports(errors: FieldErrors, at: str, ports: Any) -> None:
     for index, port in enumerate(ports):
         if len(ports) > 1 and not port.get("name"):
             errors.required(f"{at}[{index}].name")
-        if not 0 < (port.get("port") or 0) < 65536:
-            errors.invalid(f"{at}[{index}].port", port.get("port") or 0, "must be between 1 and 65535, inclusive")
+        errors.port(f"{at}[{index}].port", port.get("port") or 0)
 
 
 def endpoint_slice(errors: FieldErrors, obj: Json) -> None:

@@ -28,7 +28,6 @@ _ENV_FIELD: Final = re.compile(
     r"metadata\.(name|namespace|uid)|metadata\.(annotations|labels)\['[^']+'\]|spec\.(nodeName|serviceAccountName)"
     r"|status\.(hostIP|podIP)s?"
 )
-_PORT_TEXT: Final = "must be between 1 and 65535, inclusive"
 _SAME: Final = (
     "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
     "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
@@ -212,19 +211,14 @@ def _check_ports(errors: FieldErrors, path: str, container: Json) -> None:
         if not port.get("containerPort"):
             errors.required(f"{at}.containerPort")
         else:
-            check_port(errors, f"{at}.containerPort", port["containerPort"])
+            errors.port(f"{at}.containerPort", port["containerPort"])
         if port.get("hostPort"):
-            check_port(errors, f"{at}.hostPort", port["hostPort"])
+            errors.port(f"{at}.hostPort", port["hostPort"])
         errors.one_of(f"{at}.protocol", port.get("protocol"), _PROTOCOLS)
 
 
-def check_port(errors: FieldErrors, path: str, port: Any) -> None:
-    if isinstance(port, int) and not 1 <= port <= 65535:
-        errors.invalid(path, port, _PORT_TEXT)
-
-
 def _check_port_or_name(errors: FieldErrors, path: str, port: Any) -> None:
-    check_port(errors, path, port)
+    errors.port(path, port)
     if isinstance(port, str):
         errors.each_invalid(path, port, _wrong_port_name(port))
 

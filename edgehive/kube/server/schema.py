@@ -102,9 +102,7 @@ def _validate(errors: FieldErrors, schema: Json, value: Any, path: str) -> None:
         return
     allowed = schema.get("enum")
     if allowed is not None and value not in allowed:
-        listed = ", ".join(shown(item) for item in allowed)
-        text = f"Unsupported value: {shown(value)}: supported values: {listed}"
-        errors.causes.append(StatusCause("FieldValueNotSupported", text, path))
+        errors.not_supported(path, value, allowed)
     if isinstance(value, str):
         _check_string(errors, schema, value, path)
     elif isinstance(value, bool):

@@ -17,7 +17,7 @@ from edgehive.kube.errors import qualified
 from edgehive.kube.server import event_views, network_validation, policy_validation, storage_validation
 from edgehive.kube.server import field_errors as names
 from edgehive.kube.server.field_errors import FieldErrors
-from edgehive.kube.server.pod_validation import check_labels, check_pod_spec, check_pod_update, check_port
+from edgehive.kube.server.pod_validation import check_labels, check_pod_spec, check_pod_update
 from edgehive.kube.server.status_validation import STATUSES
 
 Json = Mapping[str, Any]
@@ -171,9 +171,7 @@ def _service(errors: FieldErrors, service: Json) -> None:
     seen: set[Any] = set()
     for index, port in enumerate(ports):
         at = f"spec.ports[{index}]"
-        if not port.get("port"):
-            errors.invalid(f"{at}.port", port.get("port", 0), "must be between 1 and 65535, inclusive")
-        check_port(errors, f"{at}.port", port.get("port") or 1)
+        errors.port(f"{at}.port", port.get("port") or 0)
         errors.one_of(f"{at}.protocol", port.get("protocol"), ("SCTP", "TCP", "UDP"))
         if len(ports) > 1 and not port.get("name"):
             errors.required(f"{at}.name")

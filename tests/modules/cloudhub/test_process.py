@@ -20,6 +20,7 @@ from edgehive.kube.errors import NotFound
 from edgehive.kube.server.identity import MASTERS, User
 from edgehive.testing.cloud import EDGE_LABEL, ScriptedEdge, content_of
 from edgehive.testing.cluster import Cluster
+from edgehive.testing.ports import free_ports
 from edgehive.wire import join
 from edgehive.wire.ws import connect
 
@@ -29,14 +30,6 @@ POD = {
     "metadata": {"name": "web", "namespace": "default"},
     "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
 }
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def config(folder: Path, api: str, hub: int, https: int, monitor: int) -> Path:

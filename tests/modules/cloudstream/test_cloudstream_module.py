@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -32,6 +31,7 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import PatchType
 from edgehive.kube.informer import Informers
 from edgehive.testing.cluster import Cluster
+from edgehive.testing.ports import free_ports
 from edgehive.testing.streams import FakeKubelet
 from edgehive.wire.link import JoinRefused, LinkClosed
 
@@ -129,14 +129,6 @@ class Rig:
     async def advertised(self) -> bool:
         addresses = (await self.node())["status"].get("addresses") or [{}]
         return addresses[0].get("address") == "127.0.0.1"
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 REPORTED = [{"type": "InternalIP", "address": "192.0.2.7"}, {"type": "Hostname", "address": "n1"}]

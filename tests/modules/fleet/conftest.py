@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgehive.testing.cluster import Cluster
 from edgehive.testing.fleet.fleet import Plan
 from edgehive.testing.fleet.node import Hub
 from edgehive.testing.fleet.workload import TokenMissing, join_token
+from edgehive.testing.ports import free_ports, listens
 from edgehive.wire import join
 
 
@@ -38,7 +38,7 @@ class Cloud:
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    hub_port, join_port, monitor_port = (free_port() for _ in range(3))
+    hub_port, join_port, monitor_port = free_ports(3)
     clock, stop = SystemClock(), asyncio.Event()
     async with Cluster(clock=clock) as cluster, cluster.serve() as url:
         client = cluster.client()
@@ -75,14 +75,3 @@ async def until_it_serves(client: Client, running: "asyncio.Task[None]", *ports:
             await asyncio.sleep(0.02)
     await running
     raise AssertionError("cloudcore ended")
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

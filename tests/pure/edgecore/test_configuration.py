@@ -41,7 +41,11 @@ def test_both_printed_configurations_are_read_back_without_a_warning(caplog):
         ("modules: {edgeHub: {heartbeat: soon}}", "modules.edgeHub.heartbeat: Expected int, got str"),
         ("modules: {edgeHub: {heartbeat: 0}}", "modules.edgeHub.heartbeat: Expected int >= 1"),
         ("modules: {edged: {tailoredKubeletConfig: {syncFrequency: 10x}}}", "syncFrequency: '10x' is no duration"),
-        ("kind: CloudCore", "kind: Invalid enum value 'CloudCore'"),
+        ("kind: CloudCore", "kind: Invalid enum value 'CloudCore'; write 'EdgeCore'"),
+        (
+            "modules: {edged: {tailoredKubeletConfig: {cgroupDriver: v2}}}",
+            "cgroupDriver: Invalid enum value 'v2'; write 'cgroupfs' or 'systemd'",
+        ),
         ("a: [", "not valid YAML"),
         ("- a", "must be a mapping"),
     ],
