@@ -6,14 +6,12 @@ server had ended meanwhile, and only where sending twice does no harm.
 """
 
 import asyncio
-import contextlib
-import os
-import socket
 import ssl
 from collections.abc import Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
+from edgehive.kit.keepalive import expect_life_of
 from edgehive.kube.answers import Answer, AnswerReader, AnswerTooLarge, BadAnswer
 
 #: Requests at a time: more would only wait at the server, each behind a handshake of its own.
@@ -66,7 +64,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
-        _watch_for_dead_peers(self._transport)
+        expect_life_of(self._transport, idle=30, interval=10, unacknowledged=30)
 
     def data_received(self, data: bytes) -> None:
         if self._reader is None:
@@ -184,15 +182,3 @@ class Connections:
         )
         connection.generation = generation
         return connection
-
-
-def _watch_for_dead_peers(transport: asyncio.BaseTransport) -> None:
-    """A server that vanished is noticed within a minute."""
-    found = transport.get_extra_info("socket")
-    if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(found.fileno())) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)

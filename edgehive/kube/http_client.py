@@ -29,6 +29,7 @@ from edgehive import __version__
 from edgehive.api.document import Document
 from edgehive.api.meta import ObjectMeta, Status
 from edgehive.api.registry import ApiResource
+from edgehive.kit.keepalive import expect_life
 from edgehive.kit.ssl_contexts import load_pem
 from edgehive.kit.tasks import spawn
 from edgehive.kube import warning_headers
@@ -225,10 +226,7 @@ def _socket(address: Any) -> socket.socket:
     """A socket on which a vanished server is noticed within a minute, also by an idle watch."""
     connection = socket.socket(address[0], address[1], address[2])
     connection.setblocking(False)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    expect_life(connection, idle=30, interval=10, unacknowledged=30)
     return connection
 
 

@@ -15,9 +15,9 @@ from aiohttp import web
 from yarl import URL
 
 from edgehive.wire import tunnel
+from edgehive.wire.dialing import dial_error
 from edgehive.wire.streams import OnConnect, StreamBroken, Tunnel
 from edgehive.wire.tunnel import FrameType
-from edgehive.wire.ws import _dial_error
 
 #: How long a peer that says nothing at all is believed to be there. Ours answers every ping; a stock half may be
 #: held up by a slow reader, and a stock edge stops pinging when it is.
@@ -56,7 +56,7 @@ async def connect(
                     decode_text=False,
                 )
         except (OSError, aiohttp.ClientError) as error:
-            raise _dial_error(error, url) from error
+            raise dial_error(error, url) from error
         connection = websocket._response.connection
         yield Tunnel(
             websocket,

@@ -9,8 +9,6 @@ Go: staging/src/github.com/kubeedge/viaduct/pkg/{client,server,lane}
 
 import asyncio
 import contextlib
-import os
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, cast
@@ -22,10 +20,12 @@ from yarl import URL
 
 from edgehive.beehive.message import Message
 from edgehive.kit.clock import Clock, SystemClock, unix_millis
+from edgehive.kit.keepalive import expect_life_of
 from edgehive.kit.refusals import Refusals
 from edgehive.wire import codec, join
 from edgehive.wire.acceptor import Acceptor
-from edgehive.wire.link import EndedUnanswered, JoinRefused, LinkClosed, Peer, ProtocolError
+from edgehive.wire.dialing import REFUSAL_HEADER, dial_error
+from edgehive.wire.link import LinkClosed, Peer, ProtocolError
 from edgehive.wire.payloads import control_answer, is_empty
 
 HANDSHAKE_SECONDS = 30.0
@@ -38,8 +38,6 @@ KEEPALIVE_SECONDS, UNACKNOWLEDGED_SECONDS = 20, 30
 
 #: What a node may send before it is read more slowly; an edge limits itself to 30 a second (edgeHub.messageQPS).
 MESSAGE_RATE, MESSAGE_BURST = 500.0, 2000
-#: aiohttp's client shows no body of a refused upgrade, so the sentence comes in a header too.
-REFUSAL_HEADER = "Edgehive-Refusal"
 
 
 class LinkMetrics:
@@ -218,16 +216,8 @@ def _close_text(received: Any) -> str:
     return f": {reason}" if reason else ""
 
 
-def _watch_for_dead_peers(transport: asyncio.BaseTransport | None) -> None:
-    """Let the kernel end the connection when the other host vanishes; its defaults take hours."""
-    found = transport.get_extra_info("socket") if transport is not None else None
-    if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with socket.socket(fileno=os.dup(found.fileno())) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_SECONDS * 1000)
+def _expect_life(transport: asyncio.BaseTransport | None) -> None:
+    expect_life_of(transport, idle=KEEPALIVE_SECONDS, interval=5, unacknowledged=UNACKNOWLEDGED_SECONDS)
 
 
 # The edge's side
@@ -272,14 +262,14 @@ async def connect(
                 decode_text=False,
             )
     except (OSError, aiohttp.ClientError) as error:
-        raise _dial_error(error, target) from error
+        raise dial_error(error, target) from error
     finally:
         if websocket is None:
             await session.close()
     # aiohttp shows the transport nowhere in public, and a peer that takes no data can only be left by aborting it.
     connection = websocket._response.connection
     transport = connection.transport if connection else None
-    _watch_for_dead_peers(transport)
+    _expect_life(transport)
     return WebSocketLink(
         websocket,
         peer or Peer(node="", address=f"{target.host}:{target.port}"),
@@ -289,37 +279,6 @@ async def connect(
         write_timeout=write_timeout,
         on_close=session.close,
     )
-
-
-def _dial_error(error: OSError | aiohttp.ClientError, target: URL) -> LinkClosed | JoinRefused:
-    """Name what went wrong while dialling, and whether trying again can help."""
-    where = f"{target.host}:{target.port}"
-    cause: Exception = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        cause = error.certificate_error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return JoinRefused(
-            f"the certificate of {where} does not verify: {cause.verify_message}; check that the CA file is this "
-            "cloud's and that its server certificate names this address (cloudHub.advertiseAddress, dnsNames)"
-        )
-    if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-        return JoinRefused(
-            f"{where} refuses this node's certificate ({cause.reason}); it may be expired or of another CA: "
-            "remove the certificate files and join again with a token"
-        )
-    if isinstance(error, aiohttp.WSServerHandshakeError):
-        why = error.headers.get(REFUSAL_HEADER, error.message) if error.headers else error.message
-        text = f"{where} refuses the connection with status {error.status}: {why}"
-        return JoinRefused(text) if error.status in (400, 401, 403) else LinkClosed(text)
-    if isinstance(error, TimeoutError):
-        return LinkClosed(f"{where} did not answer in time")
-    if target.scheme == "wss" and isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError)):
-        # Many servers, and all under TLS 1.3, show a refused client certificate only as the end of the connection.
-        return EndedUnanswered(
-            f"{where} ended the connection without an answer; if it stays so, it refuses this node's certificate "
-            "(expired or of another CA): remove the certificate files and join again with a token"
-        )
-    return LinkClosed(f"{where} cannot be reached: {getattr(cause, 'strerror', None) or cause or type(cause).__name__}")
 
 
 # The cloud's side
@@ -348,7 +307,7 @@ async def accept(
         max_msg_size=codec.MAX_FRAME + 1, compress=False, timeout=CLOSE_SECONDS, decode_text=False
     )
     await websocket.prepare(request)
-    _watch_for_dead_peers(request.transport)
+    _expect_life(request.transport)
     link = WebSocketLink(
         websocket,
         peer,

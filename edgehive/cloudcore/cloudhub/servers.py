@@ -20,8 +20,9 @@ from edgehive.kit.refusals import Refusals
 from edgehive.kit.ssl_contexts import ECDSA_CIPHERS
 from edgehive.wire import join
 from edgehive.wire.acceptor import Acceptor
+from edgehive.wire.dialing import REFUSAL_HEADER
 from edgehive.wire.link import JoinRefused
-from edgehive.wire.ws import REFUSAL_HEADER, LinkMetrics, handler, peer_of
+from edgehive.wire.ws import LinkMetrics, handler, peer_of
 
 log = logging.getLogger("edgehive.cloudhub")
 

@@ -9,13 +9,12 @@ Go: pkg/stream/edged{logs,metrics,exec,attach}connection.go
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 import aiohttp
 
 from edgehive.kit.relay import Duplex, relay
-from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.kit.tasks import cancel_and_join, first_of, spawn
 from edgehive.kube.errors import ServiceUnavailable
 from edgehive.wire import tunnel
 from edgehive.wire.link import ProtocolError
@@ -62,7 +61,7 @@ class LocalKubelet:
         try:
             connect = tunnel.decode_connect(frame.data)
             if frame.type in tunnel.BODY_TYPES:
-                await _until_ended(stream, lambda: self._copy_body(connect, stream))
+                await first_of(self._copy_body(connect, stream), _ended(stream))
             else:
                 await self._join(connect, stream)
         except (StreamBroken, ProtocolError) as error:
@@ -151,22 +150,6 @@ def _unavailable(text: str) -> bytes:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
-
-
-async def _until_ended(stream: Stream, work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work until it is done or the other side ends the stream."""
-    working = spawn(_as_coroutine(work), name=f"body of stream {stream.id}")
-    ending = spawn(_ended(stream), name=f"end of stream {stream.id}")
-    try:
-        await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-    finally:
-        await cancel_and_join(working, ending)
-
-
-async def _as_coroutine(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
 
 
 async def _ended(stream: Stream) -> None:
