@@ -38,7 +38,10 @@ class PortInUse(Fatal):
 
 @dataclass(frozen=True, slots=True)
 class Strangers:
-    """What a door grants connections it does not know yet. They count until their handshake or their end."""
+    """What a door grants connections it does not know yet.
+
+    They count until their handshake or their end; without TLS nobody is known by a handshake, so there it is the end.
+    """
 
     handshake_seconds: float = 10.0
     headers_seconds: float = 10.0
@@ -138,7 +141,8 @@ class _Door:
     async def _greet(self, connection: socket.socket, where: str) -> None:
         """The first seconds of a connection: handshake and headers, each with a deadline."""
         handler = self._server()
-        watched = _Watched(handler) if self._strangers.count_until == "end" else None
+        to_the_end = self._ssl_context is None or self._strangers.count_until == "end"
+        watched = _Watched(handler) if to_the_end else None
         try:
             if await self._shake_hands(watched or handler, connection, where):
                 loop = asyncio.get_running_loop()

@@ -118,7 +118,7 @@ def hijack(request: web.Request) -> Hijacked:
     handler.keep_alive(False)
     handler.set_parser(early)  # type: ignore[arg-type]
     reader = asyncio.StreamReader(limit=_PIECE)
-    protocol = _Switched(reader, handler)
+    protocol = _Switched(reader, transport.get_protocol())
     protocol.connection_made(transport)
     transport.set_protocol(protocol)
     reader.feed_data(early.data)
@@ -143,13 +143,13 @@ class _Early:
 class _Switched(asyncio.StreamReaderProtocol):
     """Tells the server too when the connection is gone: it counts them, and cancels the handler of a lost one."""
 
-    def __init__(self, reader: asyncio.StreamReader, handler: asyncio.Protocol) -> None:
+    def __init__(self, reader: asyncio.StreamReader, server: asyncio.BaseProtocol) -> None:
         super().__init__(reader)
-        self._handler = handler
+        self._server = server
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._handler.connection_lost(exc)
+        self._server.connection_lost(exc)
 
 
 # --- upgrades ---

@@ -32,6 +32,8 @@ ANSWER_SECONDS = 60.0
 #: Between the last byte of a stream and the end of its connection, when the client does not end it itself.
 HANG_UP_SECONDS = 0.5
 _FORWARDED = "/api/v1/nodes/"
+#: What the counter tells apart; whatever else strangers ask for is one more of the same.
+_KINDS = frozenset({"containerLogs", "exec", "attach", "portForward", "stats", "metrics"})
 _CALLER = web.RequestKey("caller", Caller)
 #: Credentials are for us; the rest is between the API server and the kubelet, as Go has it.
 _OURS = frozenset({"Host", "Authorization", "Cookie"})
@@ -79,7 +81,7 @@ class KubeletFace:
 
     async def _excused(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The sentence of whatever went wrong before there was an answer."""
-        kind = request.path.split("/", 2)[1]
+        kind = _kind(request)
         try:
             if self._callers is not None:
                 request[_CALLER] = await self._callers.identify(request)
@@ -244,6 +246,12 @@ async def _hang_up(writer: Sink) -> None:
                 await asyncio.sleep(HANG_UP_SECONDS)
     await asyncio.sleep(HANG_UP_SECONDS)
     transport.abort()
+
+
+def _kind(request: web.Request) -> str:
+    # The path of `OPTIONS *` has no slash.
+    first = request.path.lstrip("/").partition("/")[0]
+    return first if first in _KINDS else "other"
 
 
 def _header(request: web.Request) -> dict[str, list[str]]:

@@ -4,9 +4,13 @@ import asyncio
 import json
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from edgehive.cloudcore.cloudstream.kubelet_face import KubeletFace
+from edgehive.cloudcore.cloudstream.tunnels import Tunnels
+from edgehive.kit.http import serve
 from edgehive.kit.tasks import cancel_and_join, spawn
-from edgehive.testing.streams import NODE, StreamPair, edge_stream, stream_pair
+from edgehive.testing.streams import NODE, StreamPair, edge_stream, locate, stream_pair
 from edgehive.wire.streams import PIECE, WINDOW
 
 LOG = "/containerLogs/default/web/c"
@@ -287,3 +291,16 @@ async def test_metrics_of_the_node_whose_address_is_asked() -> None:
         answer = await pair.ask("GET /metrics")
         assert answer.status == 404
         assert "ask through the API server" in await answer.text()
+
+
+async def test_paths_of_strangers_are_counted_as_one_kind() -> None:
+    registry = CollectorRegistry()
+    face = KubeletFace(Tunnels(enforced=False), locate, None, registry)
+    async with serve(face.app(), host="127.0.0.1", port=0, drain=0.1) as (_, port):
+        for line in ("OPTIONS *", "GET /secret-1", "GET /secret-2", "GET //exec", "GET /stats/summary"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            assert (await reader.read()).split(b" ", 2)[1] in (b"404", b"405")
+            writer.close()
+    kinds = {sample.labels["kind"] for metric in registry.collect() for sample in metric.samples}
+    assert kinds == {"other", "stats"}

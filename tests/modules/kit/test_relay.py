@@ -1,6 +1,7 @@
 """Two streams joined, and an HTTP connection taken over: what goes in on one side comes out on the other."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from edgehive.kit.http import serve
+from edgehive.kit.http import Strangers, serve
 from edgehive.kit.relay import BackendFailed, Duplex, hijack, is_upgrade, pass_on_upgrade, relay
 
 pytestmark = pytest.mark.timeout(20)
@@ -103,6 +104,38 @@ async def test_an_upgrade_reaches_the_backend_and_bytes_go_both_ways() -> None:
         "X-Stream-Protocol-Version: channel.k8s.io",
     ]
     assert "Authorization" not in seen[0].decode()
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET / HTTP/1.1\r\nHost: me\r\n\r\n", b"POST / HTTP/1.1\r\nHost: me\r\n" + SPDY + b"\r\n"]
+)
+async def test_a_connection_without_tls_counts_until_its_end(head: bytes) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if not is_upgrade(request):
+            return web.Response(text="here")
+        taken = hijack(request)
+        taken.stream.writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        while await taken.stream.reader.read(1):
+            pass
+        return taken
+
+    app = web.Application()
+    app.router.add_route("*", "/", handler)
+    async with serve(app, host="127.0.0.1", port=0, strangers=Strangers(per_address=1)) as (_, port):
+        served, first = await ask(port, head)
+        assert (await served.readline()).startswith(b"HTTP/1.1 ")
+        reader, second = await ask(port, head)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        second.close()
+        first.close()
+        answer = b""
+        while not answer:  # the server notices the end in its own time
+            reader, third = await ask(port, head)
+            with contextlib.suppress(ConnectionResetError):
+                answer = await reader.readline()
+            third.close()
+        assert answer.startswith(b"HTTP/1.1 ")
 
 
 async def test_bytes_behind_a_websocket_request_are_not_lost() -> None:
