@@ -400,7 +400,7 @@ class PodWorker:
             for item in self._parts.reporter.last(self.uid).get("containerStatuses") or ()
         }
         for seen in self.observed.containers:
-            container = _container_or_none(self.pod, seen.name)
+            container = container_or_none(self.pod, seen.name)
             if container is None or seen.state is not State.RUNNING:
                 continue
             before = reported.get(seen.id, {})
@@ -507,11 +507,11 @@ def _start_time(pod: Pod) -> datetime | None:
 
 
 def _container(pod: Pod, name: str) -> Container:
-    found = _container_or_none(pod, name)
+    found = container_or_none(pod, name)
     if found is None:
         raise StartFailed("CreateContainerConfigError", f"pod has no container {name}")
     return found
 
 
-def _container_or_none(pod: Pod, name: str) -> Container | None:
+def container_or_none(pod: Pod, name: str) -> Container | None:
     return next((item for item in every_container(pod) if item.name == name), None)

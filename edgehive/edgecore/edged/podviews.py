@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgehive.api.core import Container
 from edgehive.edgecore.edged import podspec
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgecore.edged.logs import LogFile
-from edgehive.edgecore.edged.plan import ObservedContainer, State, every_container
-from edgehive.edgecore.edged.pods import Pods, PodWorker
+from edgehive.edgecore.edged.plan import ObservedContainer, State
+from edgehive.edgecore.edged.pods import Pods, PodWorker, container_or_none
 from edgehive.edgecore.edged.reporter import Reporter
 from edgehive.edgecore.edged.streaming import Place, Unavailable, Wanted
 from edgehive.protos import cri_pb2 as cri
@@ -54,7 +53,7 @@ class PodViews:
     def container_log(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogFile:
         """The newest (or the one before) attempt's log file; raises Unavailable."""
         worker = self._worker(namespace, pod, f'pod "{pod}" does not exist')
-        if _spec(worker, container) is None:
+        if container_or_none(worker.pod, container) is None:
             raise Unavailable(f'container "{container}" not found in pod "{pod}"', 404)
         attempts = [item for item in worker.observed.attempts(container) if item.state is not State.CREATED]
         if previous and len(attempts) < 2:
@@ -98,7 +97,7 @@ class PodViews:
     async def attach_url(self, place: Place, wanted: Wanted) -> str:
         worker = self._worker(place.namespace, place.pod)
         seen = self._runs(worker, place)
-        spec = _spec(worker, place.container)
+        spec = container_or_none(worker.pod, place.container)
         # Whether a process has a terminal was settled when it started.
         tty = spec is not None and bool(spec.tty)
         return await self._cri.attach_url(
@@ -131,16 +130,12 @@ class PodViews:
         return uid in ("", worker.uid, self._reporter.api_uid(worker.uid))
 
     def _runs(self, worker: PodWorker, place: Place) -> ObservedContainer:
-        if not self._is(worker, place.uid) or _spec(worker, place.container) is None:
+        if not self._is(worker, place.uid) or container_or_none(worker.pod, place.container) is None:
             raise Unavailable(f'container not found ("{place.container}")', 404)
         seen = worker.observed.current(place.container)
         if seen is None or seen.state is not State.RUNNING:
             raise Unavailable(f'container "{place.container}" in pod "{place.pod}" is not running', 400)
         return seen
-
-
-def _spec(worker: PodWorker, name: str) -> Container | None:
-    return next((item for item in every_container(worker.pod) if item.name == name), None)
 
 
 def _running(worker: PodWorker) -> dict[str, Any]:
