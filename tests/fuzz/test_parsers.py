@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.api.config.edgecore import EdgeCore
 from edgehive.beehive.message import Message
+from edgehive.cloudcore import certificate_requests
 from edgehive.cloudcore.cloudhub import authz, content_rules, dispatch, questions, signing
 from edgehive.edgecore.edgehub import inbound, outbound
 from edgehive.kit import config, tls
@@ -199,11 +200,13 @@ PARSERS: dict[str, Parser] = {
     "certificate request": Parser(signed, (), [CSR], lambda it: len(it.fault)),
     "expired certificate": Parser(proven, (), [NODE.certificate], lambda it: len(it.fault)),
     "signing request of a node": Parser(
-        lambda data: content_rules.is_request_of(data, "n1"),
+        lambda data: certificate_requests.is_request_of(data, "n1"),
         (),
         [b"-----BEGIN CERTIFICATE REQUEST-----\nMIIBADCB\n-----END CERTIFICATE REQUEST-----\n"],
     ),
-    "subject of a request": Parser(lambda data: content_rules._subject(data), (ValueError, IndexError), [CSR], length),
+    "subject of a request": Parser(
+        lambda data: certificate_requests._subject(data), (ValueError, IndexError), [CSR], length
+    ),
     "node's message": Parser(judged, (), [b"n1 patch default/podpatch/mine", b"n1 query default/secret/a"], len),
     "node's content": Parser(
         content_of_frame(ruled), (ProtocolError,), [PATCH, EVENT, json.dumps(PATCH.decode()).encode()], len
@@ -402,5 +405,5 @@ def test_a_request_is_one_node_s_or_nobody_s(node: str, other: str) -> None:
     except ValueError:
         return
     pem = b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(csr) + b"-----END CERTIFICATE REQUEST-----\n"
-    assert content_rules.is_request_of(pem, node)
-    assert content_rules.is_request_of(pem, other) == (node == other)
+    assert certificate_requests.is_request_of(pem, node)
+    assert certificate_requests.is_request_of(pem, other) == (node == other)

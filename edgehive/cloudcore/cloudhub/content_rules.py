@@ -7,13 +7,13 @@ certificates for others.
 Go: plugin/pkg/admission/noderestriction of Kubernetes, which a Go cloudcore bypasses
 """
 
-import base64
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
 from edgehive.beehive.message import Message
+from edgehive.cloudcore.certificate_requests import is_request_of
 from edgehive.wire.join import NODES_GROUP, node_user
 from edgehive.wire.names import Operation, ResourceType
 from edgehive.wire.resource import Resource
@@ -172,61 +172,3 @@ def _signing_violation(node: str, spec: _SigningSpec) -> str:
     if not is_request_of(spec.request, node):
         return f"the certificate request is not for O={NODES_GROUP}, CN={node_user(node)}"
     return ""
-
-
-# The subject of a PKCS#10 request, without a cryptography library in the process
-
-
-_SEQUENCE, _SET, _INTEGER, _OID = 0x30, 0x31, 0x02, 0x06
-_TEXTS = (0x0C, 0x13)  # UTF8String, PrintableString
-_ORGANIZATION, _COMMON_NAME = b"\x55\x04\x0a", b"\x55\x04\x03"
-
-
-def is_request_of(pem: bytes, node: str) -> bool:
-    """Whether a PEM request's subject is exactly the node's."""
-    head, tail = b"-----BEGIN CERTIFICATE REQUEST-----", b"-----END CERTIFICATE REQUEST-----"
-    text = pem.strip()
-    if not (text.startswith(head) and text.endswith(tail) and text.count(b"-----BEGIN") == 1):
-        return False
-    try:
-        der = base64.b64decode(b"".join(text[len(head) : -len(tail)].split()), validate=True)
-        return sorted(_subject(der)) == [
-            (_COMMON_NAME, node_user(node).encode()),
-            (_ORGANIZATION, NODES_GROUP.encode()),
-        ]
-    except (ValueError, IndexError):
-        return False
-
-
-def _subject(der: bytes) -> list[tuple[bytes, bytes]]:
-    """(attribute, text) of every part of the subject; raises ValueError or IndexError for what is no request."""
-    body, _ = _open(der, _SEQUENCE)
-    information, _ = _open(body, _SEQUENCE)
-    _, rest = _open(information, _INTEGER)
-    names, _ = _open(rest, _SEQUENCE)
-    parts: list[tuple[bytes, bytes]] = []
-    while names:
-        part, names = _open(names, _SET)
-        pair, more = _open(part, _SEQUENCE)
-        if more:
-            raise ValueError("several names in one part")
-        oid, text = _open(pair, _OID)
-        value, _ = _open(text, *_TEXTS)
-        parts.append((oid, value))
-    return parts
-
-
-def _open(data: bytes, *tags: int) -> tuple[bytes, bytes]:
-    """(content, what follows) of the first element, which has to have one of these tags."""
-    if data[0] not in tags:
-        raise ValueError("another element is expected here")
-    length, start = data[1], 2
-    if length & 0x80:
-        size = length & 0x7F
-        if not 1 <= size <= 4:
-            raise ValueError("no length")
-        start += size
-        length = int.from_bytes(data[2:start], "big")
-    if len(data) < start + length:
-        raise ValueError("cut off")
-    return data[start : start + length], data[start + length :]

@@ -25,7 +25,10 @@ EDGE_LABEL = EDGE_NODE_SELECTOR.removesuffix("=")
 
 @dataclass(frozen=True, slots=True)
 class EdgeContext:
-    """Given to every flow. `enforce`: a node gets only what its pods need; otherwise what it gets is said."""
+    """Given to every flow. `enforce`: a node gets only what its pods need; otherwise what it gets is said.
+
+    `approve`: serving certificates of nodes are approved.
+    """
 
     client: Client
     nodes: Informer
@@ -33,6 +36,7 @@ class EdgeContext:
     caches: dict[ApiResource, Informer]
     address: str = ""
     enforce: bool = True
+    approve: bool = False
     location: Location = field(default_factory=Location)
     refusals: Refusals = field(default_factory=lambda: Refusals("edgecontroller", log))
 
@@ -46,6 +50,7 @@ class EdgeContext:
             caches={resource: informers.of(resource) for resource in (CONFIG_MAPS, SECRETS)},
             address=deps.address,
             enforce=deps.config.modules.cloud_hub.authorization.enforced,
+            approve=deps.config.feature_gates.require_authorization,
             refusals=Refusals("edgecontroller", log, deps.registry),
         )
 

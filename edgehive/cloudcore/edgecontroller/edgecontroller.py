@@ -7,14 +7,14 @@ Go: cloud/pkg/edgecontroller/edgecontroller.go
 
 from edgehive.beehive.module import Ready
 from edgehive.cloudcore.deps import CloudDeps
-from edgehive.cloudcore.edgecontroller import configs, events, nodes, pods, tokens, volumes
+from edgehive.cloudcore.edgecontroller import configs, events, nodes, pods, signing_requests, tokens, volumes
 from edgehive.cloudcore.edgecontroller.context import EdgeContext
 from edgehive.cloudcore.flows import FlowEngine, flows_of
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.wire.names import CloudModule
 
 #: Nodes first, then pods: they tell where everything after them goes.
-FLOW_FILES = (nodes, pods, configs, volumes, tokens, events)
+FLOW_FILES = (nodes, pods, configs, volumes, tokens, signing_requests, events)
 #: More requests at a time than this would only wait inside the API client.
 AT_ONCE = 256
 

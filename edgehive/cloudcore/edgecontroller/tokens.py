@@ -1,25 +1,14 @@
-"""Service-account tokens and certificate signing requests of nodes.
+"""Service-account tokens for the pods of nodes.
 
-Go: cloud/pkg/edgecontroller/controller (serviceaccounttoken, certificatesigningrequest)
+Go: cloud/pkg/edgecontroller/controller (serviceaccounttoken)
 """
-
-from typing import Any
 
 from edgehive.api.core import Pod, TokenRequest
 from edgehive.api.document import Document
-from edgehive.api.registry import CERTIFICATE_SIGNING_REQUESTS, SERVICE_ACCOUNTS
+from edgehive.api.registry import SERVICE_ACCOUNTS
 from edgehive.cloudcore.edgecontroller.context import EdgeContext
-from edgehive.cloudcore.flows import Answer, Envelope, Request, bare, object_reply, upstream
-from edgehive.kube.errors import BadRequest
+from edgehive.cloudcore.flows import Answer, Request, bare, upstream
 from edgehive.wire.names import Operation, ResourceType
-
-#: cloudcore asks with its own name; this says for which node.
-NODE_ANNOTATION = "edgehive.io/node"
-EMPTY_SIGNING_REQUEST: dict[str, Any] = {
-    "metadata": {"creationTimestamp": None},
-    "spec": {"request": None, "signerName": ""},
-    "status": {},
-}
 
 
 @upstream(ResourceType.SERVICE_ACCOUNT_TOKEN, Operation.QUERY)
@@ -56,27 +45,3 @@ def _demand_own_pod(request: Request, content: bytes, context: EdgeContext) -> N
         context.forbid(request.node, f"pod {namespace}/{bound.name} has another uid than the token is to be bound to")
     elif (pod.read(Pod).spec.service_account_name or "default") != account:
         context.forbid(request.node, f"pod {namespace}/{bound.name} does not run as service account {account}")
-
-
-@upstream(
-    ResourceType.CERTIFICATE_SIGNING_REQUEST,
-    Operation.INSERT,
-    envelope=Envelope.OBJECT,
-    empty=EMPTY_SIGNING_REQUEST,
-)
-async def signing_request_insert(request: Request, context: EdgeContext) -> Answer:
-    signing_request = request.read(dict[str, Any])
-    metadata = signing_request.setdefault("metadata", {})
-    if not isinstance(metadata, dict):
-        raise BadRequest("a CertificateSigningRequest's metadata is to be an object")
-    metadata["annotations"] = {NODE_ANNOTATION: request.node}
-    document = await context.client.create(CERTIFICATE_SIGNING_REQUESTS, signing_request)
-    return object_reply(document, versioned=False)
-
-
-@upstream(ResourceType.CERTIFICATE_SIGNING_REQUEST, Operation.QUERY)
-async def signing_request_query(request: Request, context: EdgeContext) -> Answer:
-    document = await context.client.get(CERTIFICATE_SIGNING_REQUESTS, request.resource.name)
-    if (document.meta.annotations or {}).get(NODE_ANNOTATION) != request.node:
-        context.forbid(request.node, f"CertificateSigningRequest {request.resource.name} is not one it made")
-    return bare(document)
