@@ -48,6 +48,9 @@ def main() -> None:
 @_data
 @click.option("--name", help="The node's name.  [default: edge]")
 @click.option("--port", type=click.IntRange(1, 65535), help="The API server's port.  [default: 6443]")
+@click.option(
+    "--kubelet-port", type=click.IntRange(1, 65535), help="The node's own port on 127.0.0.1.  [default: 10350]"
+)
 @click.option("--containerd", help="Socket of a containerd to use instead of a private one.")
 @click.option("--bridge", help="Name of the pods' network bridge.  [default: edgehive0]")
 @click.option("--pod-subnet", help="Addresses of pods.  [default: 10.89.0.0/24]")
@@ -102,7 +105,7 @@ def _preflight(site: EdgeSite) -> None:
     from edgehive.edgesite import preflight
 
     try:
-        preflight.check(site.port, site.containerd, node=site.node)
+        preflight.check(site.port, site.kubelet_port, site.containerd, node=site.node)
     except preflight.NotPossible as error:
         _fail(str(error))
 

@@ -5,6 +5,7 @@ For `containerd.py`. Only what names our own folder, bridge or chains is touched
 
 import ipaddress
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _HOSTPORT_CHAINS = ("CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ")
+_POD_CHAIN = re.compile(r"CNI-(DN-|SN-)?[0-9a-f]{20,24}")
 #: Where the runtime and edged put containers, inner folders first.
 _CGROUPS = ("kubepods/burstable", "kubepods/besteffort", "kubepods", "k8s.io")
 
@@ -105,8 +107,10 @@ def route_into(subnet: str, *, but: str) -> str:
 
 
 def existing_chains() -> list[str]:
+    """Chains of CNI plugins, whoever made them."""
     listing = run("iptables", "-w", "-t", "nat", "-S").splitlines()
-    return [chain for chain in _HOSTPORT_CHAINS if f"-N {chain}" in listing]
+    chains = [line.removeprefix("-N ") for line in listing if line.startswith("-N ")]
+    return [chain for chain in chains if chain in _HOSTPORT_CHAINS or _POD_CHAIN.fullmatch(chain)]
 
 
 def remove_chains(kept: Iterable[str]) -> None:
@@ -136,6 +140,18 @@ def remove_masquerading(network: str) -> None:
     for chain in sorted(ours):
         run("iptables", "-w", "-t", "nat", "-F", chain)
         run("iptables", "-w", "-t", "nat", "-X", chain)
+
+
+def remove_empty_chains(kept: Iterable[str]) -> None:
+    """Take away what a plugin leaves that was killed between two of its steps: a pod's chain without rules or use.
+
+    Such a chain names nobody; it was not there before us, and it does nothing.
+    """
+    listing = run("iptables", "-w", "-t", "nat", "-S").splitlines()
+    used = {word for line in listing if line.startswith("-A ") for word in line.split()}
+    for chain in (line.removeprefix("-N ") for line in listing if line.startswith("-N ")):
+        if _POD_CHAIN.fullmatch(chain) and chain not in used and chain not in set(kept):
+            run("iptables", "-w", "-t", "nat", "-X", chain)
 
 
 def _names(rule: list[str], network: str) -> bool:

@@ -27,6 +27,7 @@ from edgehive.edgesite.container_traces import (
     mounts_below,
     remove_cgroups,
     remove_chains,
+    remove_empty_chains,
     remove_masquerading,
     route_into,
     run,
@@ -250,6 +251,7 @@ class PrivateContainerd:
             run("ip", "link", "delete", self.bridge)
         remove_masquerading(self.bridge)
         remove_chains(kept=before["chains"])
+        remove_empty_chains(kept=before["chains"])
         remove_cgroups(kept=before.get("cgroups", ()))
         self._before.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)

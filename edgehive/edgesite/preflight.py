@@ -12,13 +12,14 @@ class NotPossible(Exception):
     """The site cannot start here; the text says why and how to mend it."""
 
 
-def check(port: int, containerd: str, *, node: bool = True) -> None:
+def check(port: int, kubelet_port: int, containerd: str, *, node: bool = True) -> None:
     """Raise NotPossible for the first thing that is missing."""
     if node:
         must_be_root()
-    _check_port(port)
+    _check_port("", port, "--port")
     if not node:
         return
+    _check_port("127.0.0.1", kubelet_port, "--kubelet-port")
     if containerd:
         _check_socket(containerd)
         return
@@ -33,15 +34,15 @@ def must_be_root() -> None:
         raise NotPossible("an edge site runs containers and therefore needs root: run this with sudo")
 
 
-def _check_port(port: int) -> None:
+def _check_port(host: str, port: int, option: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", port))
+            probe.bind((host, port))
         except OSError as error:
             raise NotPossible(
                 f"port {port} cannot be used ({error.strerror}): stop the program that listens there "
-                "or choose another one with --port"
+                f"or choose another one with {option}"
             ) from None
 
 

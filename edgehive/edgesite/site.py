@@ -33,6 +33,7 @@ from edgehive.edgesite.layout import Layout
 from edgehive.edgesite.pki import Pki
 from edgehive.edgesite.progress import Progress
 from edgehive.edgesite.remote_kubelets import kubelet_context, trust_cloud
+from edgehive.edgesite.unattended import Unattended
 from edgehive.kit.clock import Clock, parse_rfc3339
 from edgehive.kit.memory import release_when_settled
 from edgehive.kit.ssl_contexts import server_context
@@ -163,7 +164,7 @@ async def _api_server(
         service_account_admission=True,
         node_metrics=True,
         definitions=kubeedge_definitions(),
-        extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet),),
+        extra_admission=(lambda store: ServiceAddresses(store, site.service_subnet), lambda _: Unattended()),
     )
     context = server_context(
         identity.server_certificate,

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from edgehive.api.config.edgesite import EdgeSite
 from edgehive.edgesite import app, preflight, process, progress
 from edgehive.edgesite.layout import Layout
+from edgehive.testing.ports import free_port
 
 
 def run(*arguments: str) -> Result:
@@ -34,10 +35,22 @@ def test_a_port_in_use_is_named_with_the_mend(tmp_path: Path, monkeypatch: pytes
     assert "--port" in result.output
 
 
+def test_a_second_site_is_told_how_to_take_another_kubelet_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("up", "--data", str(tmp_path / "site"), "--port", str(free_port()), "--kubelet-port", str(port))
+    assert result.exit_code == 1
+    assert f"port {port} cannot be used" in result.output
+    assert "choose another one with --kubelet-port" in result.output
+
+
 def test_a_containerd_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(preflight.NotPossible, match=r"no containerd at /nowhere\.sock"):
-        preflight.check(0, "unix:///nowhere.sock")
+        preflight.check(0, 0, "unix:///nowhere.sock")
 
 
 def test_an_impossible_node_name_is_refused(tmp_path: Path) -> None:
