@@ -4,6 +4,7 @@ Go: cloud/pkg/edgecontroller/controller (pods)
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,8 @@ from edgehive.kube.errors import ApiError, BadRequest, Conflict, NotFound
 from edgehive.kube.informer import Change
 from edgehive.wire import payloads
 from edgehive.wire.names import Operation, ResourceType
+
+log = logging.getLogger("edgehive.edgecontroller")
 
 EMPTY_POD: dict[str, Any] = {"metadata": {"creationTimestamp": None}, "spec": {"containers": None}, "status": {}}
 
@@ -138,7 +141,12 @@ async def pod_status(request: Request, context: EdgeContext) -> Answer:
         raise BadRequest(f"content of update {request.resource}: {error}") from error
     answers: list[Reply | Down] = []
     for report in reports:
-        answers += await _apply_report(request, report, context)
+        try:
+            answers += await _apply_report(request, report, context)
+        except ApiError as error:
+            # One that is refused takes none of the others in the message with it.
+            log.info("node %s: the status of pod %s is not taken: %s", request.node, report.name, error)
+            answers.append(Reply(payloads.error_content(error_status(error))))
     return answers
 
 

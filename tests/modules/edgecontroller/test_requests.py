@@ -215,6 +215,24 @@ async def test_older_reports_of_pod_and_node_status() -> None:
         assert (content_of(reply), reply.route.resource) == ("OK", "null/node/n1")
 
 
+async def test_a_report_that_is_refused_takes_no_other_of_its_message_with_it() -> None:
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        await it.edge("n2")
+        foreign, own = await it.pod("theirs", "n2"), await it.pod("web", "n1")
+        await edge.expect_object("default/pod/web")
+        running = {"phase": "Running"}
+        reports = [
+            {"UID": pod.meta.uid, "Name": name, "Status": running} for pod, name in ((foreign, "theirs"), (own, "web"))
+        ]
+        query = await edge.send("update", "default/podstatus", reports)
+        answers = [content_of(await edge.expect(lambda m: m.header.parent_id == query.id)) for _ in reports]
+        assert answers[0]["ErrStatus"]["reason"] == "Forbidden"
+        assert answers[1] == "OK"
+        assert (await it.client.get(PODS, "web", "default")).to_dict()["status"]["phase"] == "Running"
+        assert (await it.client.get(PODS, "theirs", "default")).to_dict().get("status", {}).get("phase") != "Running"
+
+
 async def test_node_labels_and_annotations_are_merged() -> None:
     async with cloud() as it:
         edge = await it.edge("n1")
@@ -253,13 +271,6 @@ async def test_events_are_written_and_patched() -> None:
                 except NotFound:
                     pass
                 await asyncio.sleep(0.1)
-
-
-async def test_signing_requests_pass() -> None:
-    async with cloud() as it:
-        edge = await it.edge("n1")
-        missing = content_of(await edge.request("query", "default/certificatesigningrequest/none"))
-        assert missing["ErrStatus"]["reason"] == "NotFound"
 
 
 class Unplugged:

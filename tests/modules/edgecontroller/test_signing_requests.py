@@ -123,6 +123,13 @@ async def test_a_cloudcore_that_may_not_approve_still_answers_the_node(caplog: p
         assert "could not be approved: cannot update" in caplog.text
 
 
+async def test_a_request_that_is_not_there_is_told_so() -> None:
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        missing = content_of(await edge.request("query", PATH))
+        assert missing["ErrStatus"]["reason"] == "NotFound"
+
+
 def test_addresses_are_read_as_they_were_written() -> None:
     assert [str(address) for address in addresses(pem("n1", *ip("127.0.0.1", "::1")))] == ["127.0.0.1", "::1"]
     assert addresses(pem("n1")) == []
