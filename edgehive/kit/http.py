@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ MAX_BODY = 3 * 1024 * 1024
 BACKLOG = 1024
 #: A pause after the process has run out of file descriptors.
 EXHAUSTED_SECONDS = 0.5
+#: To a client that speaks HTTP without TLS at a TLS port; in the words of Go's net/http.
+_NO_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
 
 class PortInUse(Fatal):
@@ -157,14 +159,29 @@ class _Door:
         tls: dict[str, Any] = {}
         if self._ssl_context is not None:
             tls = {"ssl": self._ssl_context, "ssl_handshake_timeout": seconds}
+        # A failed handshake takes its socket along, and who came without TLS is still to be told so.
+        with connection.dup() if tls else nullcontext(connection) as answering:
+            return await self._attempt(protocol, connection, where, answering, tls)
+
+    async def _attempt(
+        self,
+        protocol: asyncio.BaseProtocol,
+        connection: socket.socket,
+        where: str,
+        answering: socket.socket,
+        tls: dict[str, Any],
+    ) -> bool:
         try:
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: protocol, connection, **tls)
         except ssl.SSLError as error:
             said = f"no TLS with {where}: {_tls_text(error)}"
             self._refusals.refuse(_tls_reason(error), said, about=said)
+            if error.reason == "HTTP_REQUEST":
+                with suppress(OSError):
+                    answering.send(_NO_TLS)
         except (TimeoutError, ConnectionError) as error:
-            text = str(error) or f"nothing came within {seconds:g} s"
+            text = str(error) or f"nothing came within {self._strangers.handshake_seconds:g} s"
             self._refusals.refuse("handshake", f"no TLS with {where}: {text}", about=where, level=logging.INFO)
         except OSError as error:
             self._refusals.refuse("handshake", f"no connection with {where}: {error}", about=where)

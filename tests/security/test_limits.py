@@ -106,6 +106,16 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path) 
             writer.close()
 
 
+async def test_who_forgets_tls_is_told_so(tmp_path: Path) -> None:
+    async with door(Strangers(), tmp_path) as it:
+        reader, writer = await it.open()
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        answer = await ended(reader)
+        assert answer.startswith(b"HTTP/1.0 400 Bad Request\r\n")
+        assert answer.endswith(b"Client sent an HTTP request to an HTTPS server.\n")
+        writer.close()
+
+
 async def test_rubbish_instead_of_a_handshake(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with door(Strangers(), tmp_path) as it:
         for rubbish in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 4096, b"\x16\x03\x01\xff\xff" + b"x" * 70000):
