@@ -25,8 +25,8 @@ from edgehive.kube.server.identity import ANONYMOUS, AUTHENTICATED, MASTERS, All
 from edgehive.kube.server.local import LocalClient
 from edgehive.kube.server.reviews import REVIEWS
 from edgehive.kube.server.tokens import ISSUER, Tokens
-from edgehive.kube.server.usage import NODE_METRICS, POD_METRICS
 from edgehive.kube.store import Store
+from edgehive.kube.usage import NODE_METRICS, POD_METRICS
 
 if TYPE_CHECKING:
     from edgehive.kube.server.kubelets import KubeletAddress

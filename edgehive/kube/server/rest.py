@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from edgehive.api.meta import Status, StatusDetails
 from edgehive.kit.clock import Clock
 from edgehive.kit.http import MAX_BODY
+from edgehive.kube import usage
 from edgehive.kube.client import PatchType
 from edgehive.kube.errors import ApiError, MethodNotAllowed, NotFound, ServerError
-from edgehive.kube.server import answers, bodies, discovery, negotiation, swagger, urls, usage
+from edgehive.kube.server import answers, bodies, discovery, negotiation, swagger, urls
 from edgehive.kube.server.answers import Renderer
 from edgehive.kube.server.api import Api, success
 from edgehive.kube.server.auth import Authenticator, impersonated

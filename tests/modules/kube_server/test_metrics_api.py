@@ -13,7 +13,7 @@ from edgehive.api.document import Document
 from edgehive.api.registry import NODES, PODS
 from edgehive.kit import http as doors
 from edgehive.kit.clock import FixedClock, rfc3339
-from edgehive.kube.server import metrics_api, usage
+from edgehive.kube import node_usage, usage
 from edgehive.kube.server.app import ApiServer, ServerOptions
 from edgehive.kube.server.identity import AUTHENTICATED, User
 from edgehive.kube.store import memory_store
@@ -54,7 +54,7 @@ def counters(cpu: float, memory: int) -> dict[str, Any]:
 
 @pytest.fixture
 async def kubelet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kubelet]:
-    monkeypatch.setattr(metrics_api, "_MOMENT", 0.0)
+    monkeypatch.setattr(node_usage, "MOMENT", 0.0)
     kubelet = Kubelet(FixedClock(START))
     application = web.Application()
     application.router.add_get("/stats/summary", kubelet.summary)
@@ -169,3 +169,27 @@ def test_a_container_counts_from_the_reading_before_else_from_its_start() -> Non
     told = usage.pod_metrics("ns", "old", {}, found)
     assert told is not None
     assert told["window"] == "1m0s"
+
+
+def counted(seconds: float, at: float, cpu: int, nanocores: int | None = None) -> usage.Reading:
+    """A reading whose container was counted at another time than it was read."""
+    time = rfc3339(START + timedelta(seconds=at))
+    used: dict[str, Any] = {"time": time, "usageCoreNanoSeconds": cpu}
+    if nanocores is not None:
+        used["usageNanoCores"] = nanocores
+    row = {"name": "c", "cpu": used, "memory": {"workingSetBytes": 1}}
+    pods = [{"podRef": {"name": "p", "namespace": "ns"}, "containers": [row]}]
+    body = json.dumps({"node": counters(0, 0), "pods": pods}).encode()
+    return usage.read(body, START + timedelta(seconds=seconds))
+
+
+def test_kept_counters_count_over_the_time_at_which_they_were_counted() -> None:
+    def rate(before: usage.Reading, after: usage.Reading) -> int | None:
+        found = usage.between(before, after).pods.get(("ns", "p"))
+        return found["c"].nanocores if found else None
+
+    assert rate(counted(100, 92, 10**9), counted(115, 112, 3 * 10**9)) == 100_000_000
+    # Whole seconds are no measure of a moment.
+    assert rate(counted(100, 99, 10**9), counted(101, 101, 2 * 10**9)) == 1_000_000_000
+    # Nothing was counted in between.
+    assert rate(counted(100, 92, 10**9), counted(101, 92, 10**9, nanocores=70_000_000)) == 70_000_000

@@ -1,6 +1,8 @@
 """CPU and memory of nodes and pods: from a kubelet's statistics to metrics.k8s.io objects. Pure.
 
-CPU is what was spent between two readings; whoever is in the second alone counts from its start, or not yet.
+CPU is what was spent between two readings; whoever is in the second alone counts from its start, or not yet. Kubelets
+may keep counters for a while (cAdvisor's are up to 15 s old): where they tell when they counted, that is the time that
+went by, and where they did not count anew, their own word on the rate is taken.
 
 Go: sigs.k8s.io/metrics-server/pkg/storage, k8s.io/metrics/pkg/apis/metrics/v1beta1
 """
@@ -25,8 +27,14 @@ POD_METRICS: Final = ApiResource(GROUP, "v1beta1", "PodMetrics", "pods", True, v
 _FRESH_SECONDS: Final = 10.0
 
 
+#: Kubelets tell the time of counting in whole seconds.
+_SLACK_SECONDS: Final = 2.0
+
+
 class _Cpu(msgspec.Struct, rename="camel", frozen=True):
+    time: str | None = None
     usage_core_nano_seconds: int | None = None
+    usage_nano_cores: int | None = None
 
 
 class _Memory(msgspec.Struct, rename="camel", frozen=True):
@@ -60,11 +68,16 @@ class _Summary(msgspec.Struct, rename="camel", frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Total CPU time in nanoseconds, memory in bytes, and since when they count if that is known."""
+    """Total CPU time in nanoseconds, memory in bytes, and as far as known since when they count, and when they did.
+
+    `nanocores` is the kubelet's own word on the rate.
+    """
 
     cpu: int
     memory: int
     since: datetime | None = None
+    counted_at: datetime | None = None
+    nanocores: int | None = None
 
 
 #: Namespace, pod, uid and container.
@@ -119,7 +132,12 @@ def _used(item: _Counters) -> Used | None:
     memory = item.memory.working_set_bytes if item.memory else None
     if cpu is None or memory is None:
         return None
-    return Used(cpu, memory, parse_rfc3339(item.start_time) if item.start_time else None)
+    assert item.cpu is not None
+    return Used(cpu, memory, _instant(item.start_time), _instant(item.cpu.time), item.cpu.usage_nano_cores)
+
+
+def _instant(text: str | None) -> datetime | None:
+    return parse_rfc3339(text) if text else None
 
 
 def between(before: Reading, after: Reading) -> Usage:
@@ -140,9 +158,20 @@ def between(before: Reading, after: Reading) -> Usage:
 
 def _rate(before: Used | None, after: Used, seconds: float) -> Rate | None:
     """None for what was not there, or has begun anew."""
-    if before is None or after.cpu < before.cpu or seconds <= 0:
+    if before is None or after.cpu < before.cpu:
         return None
-    return Rate(round((after.cpu - before.cpu) / seconds), after.memory)
+    spent, seconds = after.cpu - before.cpu, _seconds_between(before, after, seconds)
+    if seconds <= 0 or (not spent and after.counted_at == before.counted_at and after.nanocores is not None):
+        return Rate(after.nanocores, after.memory) if after.nanocores is not None else None
+    return Rate(round(spent / seconds), after.memory)
+
+
+def _seconds_between(before: Used, after: Used, seconds: float) -> float:
+    """What the kubelet's clock says went by, where that is another time than between the readings."""
+    if before.counted_at is None or after.counted_at is None:
+        return seconds
+    counted = (after.counted_at - before.counted_at).total_seconds()
+    return counted if abs(counted - seconds) > _SLACK_SECONDS else seconds
 
 
 def _rate_since_start(used: Used, now: datetime) -> Rate | None:
