@@ -25,7 +25,7 @@ from edgehive.beehive.bus import Bus
 from edgehive.beehive.enabling import follow_file
 from edgehive.beehive.health import routes
 from edgehive.beehive.hive import Hive, ModuleFailed, UnknownModule, run_until_signal
-from edgehive.cloudcore.crds import ensure_record_kinds
+from edgehive.cloudcore.crds import ensure_kinds
 from edgehive.cloudcore.deps import CloudDeps
 from edgehive.cloudcore.modules import enabled, factories
 from edgehive.kit import config as configuration
@@ -60,7 +60,7 @@ async def run_cloudcore(
     """Run until `stop` is set (or, when it is None, a signal arrives). Raises ModuleFailed or PortInUse."""
     registry = registry or CollectorRegistry()
     config = with_address(config)
-    await ensure_record_kinds(client)
+    await ensure_kinds(client)
     async with Informers(client) as informers:
         deps = CloudDeps(
             config=config,

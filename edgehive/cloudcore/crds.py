@@ -1,16 +1,17 @@
-"""Has the API serve ObjectSync and ClusterObjectSync: cloudcore cannot record deliveries without them.
+"""Has the API serve the kinds cloudcore works with: the delivery records, without which nothing goes, and devices.
 
 `cloudcore.app` calls it once at start. It creates what is absent and changes nothing that is there; a server
 that serves the kinds without definitions is left as it is.
 
-Go: build/crds/reliablesyncs
+Go: build/crds/{reliablesyncs,devices}
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgehive.api.registry import CLUSTER_OBJECT_SYNCS, CUSTOM_RESOURCE_DEFINITIONS, OBJECT_SYNCS, ApiResource
+from edgehive.cloudcore.device_kinds import device_kinds
 from edgehive.kube.client import Client
 from edgehive.kube.errors import AlreadyExists, ApiError, NotFound
 
@@ -19,12 +20,20 @@ log = logging.getLogger("edgehive.cloudcore")
 _PROBE = "edgehive-probe"
 
 
-async def ensure_record_kinds(client: Client) -> None:
+def definitions() -> dict[ApiResource, dict[str, Any]]:
+    """The definition of each kind."""
+    found = {resource: definition(resource) for resource in (OBJECT_SYNCS, CLUSTER_OBJECT_SYNCS)}
+    for kind in device_kinds():
+        found[kind.resource] = definition(kind.resource, kind.properties, columns=kind.columns, older=kind.older)
+    return found
+
+
+async def ensure_kinds(client: Client) -> None:
     """Create the definitions that are missing; an API that refuses is left to the informers to report."""
-    for resource in (OBJECT_SYNCS, CLUSTER_OBJECT_SYNCS):
+    for resource, body in definitions().items():
         try:
             if not await _is_served(client, resource):
-                await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition(resource))
+                await client.create(CUSTOM_RESOURCE_DEFINITIONS, body)
                 log.info("defined %s.%s, which the cluster did not have", resource.plural, resource.group)
         except AlreadyExists:
             continue
@@ -42,23 +51,23 @@ async def _is_served(client: Client, resource: ApiResource) -> bool:
     return True
 
 
-def definition(resource: ApiResource, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A kind's CustomResourceDefinition; `properties` are its schema's own, those of a record when not given."""
-    text = {"type": "string"}
-    if properties is None:
-        properties = _record_properties()
-    schema = {
-        "type": "object",
-        "properties": {"apiVersion": text, "kind": text, "metadata": {"type": "object"}, **properties},
-    }
-    version: dict[str, Any] = {
-        "name": resource.version,
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-    }
+def definition(
+    resource: ApiResource,
+    properties: Mapping[str, Any] | None = None,
+    *,
+    columns: Sequence[Mapping[str, Any]] = (),
+    older: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A kind's CustomResourceDefinition; `properties` are its schema's own, those of a record when not given.
+
+    `older` are the properties of versions that are served and not stored.
+    """
+    versions = [_version(name, schema, storage=False) for name, schema in (older or {}).items()]
+    version = _version(resource.version, _record_properties() if properties is None else properties, storage=True)
     if resource.subresources:
         version["subresources"] = {name: {} for name in resource.subresources}
+    if columns:
+        version["additionalPrinterColumns"] = [dict(column) for column in columns]
     names: dict[str, Any] = {
         "kind": resource.kind,
         "listKind": resource.list_kind_name,
@@ -75,9 +84,16 @@ def definition(resource: ApiResource, properties: Mapping[str, Any] | None = Non
             "group": resource.group,
             "names": names,
             "scope": "Namespaced" if resource.namespaced else "Cluster",
-            "versions": [version],
+            "versions": [*versions, version],
         },
     }
+
+
+def _version(name: str, properties: Mapping[str, Any], *, storage: bool) -> dict[str, Any]:
+    text = {"type": "string"}
+    own = {"apiVersion": text, "kind": text, "metadata": {"type": "object"}, **properties}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": own}}
+    return {"name": name, "served": True, "storage": storage, "schema": schema}
 
 
 def _record_properties() -> dict[str, Any]:

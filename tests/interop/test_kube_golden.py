@@ -43,6 +43,7 @@ ON_PURPOSE = {
     "kubectl -n corpus auth can-i get pods --as": "everyone may do everything on this face; no RBAC reason is given",
     "kubectl auth whoami POST": "the face has no client certificate to name",
     "kubectl replace --validate=false -f m.yaml PUT": "the recorded body pins the recorded server's resourceVersion",
+    "kubectl get devices -A GET": "our definition of a device has columns",
     "raw GET /api/v1/namespaces/corpus/configmaps?limit=1&continue=bad": "the parser has its own words",
     "raw POST /api/v1/namespaces/corpus/configmaps POST /api/v1/namespaces/corpus/configmaps {bad": "as above",
     "raw GET /api/v1/namespaces/corpus/configmaps/c1": "answers are never protobuf here",
