@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Figure, at_most, quantile
+from edgehive.testing.streams import Answer
 
 SAMPLES = 1000
 BULK = 512 * 1024 * 1024
@@ -90,8 +91,8 @@ async def _log_asker(port: "_Port") -> AsyncIterator[Ask]:
     streams = await port.connect()
 
     async def ask() -> None:
-        await _ask(streams, "GET", LOG)
-        assert len(await _body(streams)) == 2000
+        answer = await _ask(streams, "GET", LOG)
+        assert len(await answer.body()) == 2000
 
     yield ask
 
@@ -174,11 +175,11 @@ async def _under_cuts(face: "_Port", cable: "_Cable") -> list[Figure]:
 async def _log_operation(face: "_Port") -> str:
     """Follows a log of some lines; a body that stops before its end is how HTTP says it."""
     async with face.connection() as streams:
-        status = await _ask(streams, "GET", f"{LOG}slow", statuses=(200, 500))
-        if status == 500:
-            return _told(await _body(streams))
+        answer = await _ask(streams, "GET", f"{LOG}slow", statuses=(200, 500))
+        if answer.status == 500:
+            return _told(await answer.body())
         try:
-            body = await _body(streams)
+            body = await answer.body()
         except (asyncio.IncompleteReadError, ConnectionError):
             return "cut off"
         assert len(body) == 2000, f"a log of {len(body)} bytes"
@@ -188,8 +189,9 @@ async def _log_operation(face: "_Port") -> str:
 async def _exec_operation(face: "_Port") -> str:
     """Echoes frames for a while; a Status on the error stream says that the command's stream broke off."""
     async with face.connection() as (reader, writer):
-        if await _ask((reader, writer), "POST", EXEC, _COMMAND, statuses=(101, 503)) == 503:
-            return _told(await _body((reader, writer)))
+        answer = await _ask((reader, writer), "POST", EXEC, _COMMAND, statuses=(101, 503))
+        if answer.status == 503:
+            return _told(await answer.body())
         for _ in range(5):
             writer.write(_FRAME)
             head = await reader.readexactly(8)
@@ -209,30 +211,14 @@ def _told(body: bytes) -> str:
 
 async def _ask(
     streams: Streams, method: str, target: str, headers: str = "", statuses: tuple[int, ...] = (200, 101)
-) -> int:
+) -> Answer:
     reader, writer = streams
     length = "" if method == "GET" else "Content-Length: 0\r\n"
     writer.write(f"{method} {target} HTTP/1.1\r\nHost: node\r\n{length}{headers}\r\n".encode())
-    head = await reader.readuntil(b"\r\n\r\n")
-    status = int(head.split(b" ", 2)[1])
-    assert status in statuses, head.decode()
-    _heads[id(reader)] = head.lower()
-    return status
-
-
-_heads: dict[int, bytes] = {}
-
-
-async def _body(streams: Streams) -> bytes:
-    reader, _ = streams
-    head = _heads.pop(id(reader))
-    if b"content-length: " in head:
-        return await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
-    body = b""
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
-    await reader.readexactly(2)
-    return body
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    answer = Answer(int(head.split(" ", 2)[1]), head, reader, writer)
+    assert answer.status in statuses, head
+    return answer
 
 
 class _Port:
@@ -325,7 +311,7 @@ async def _processes(folder: Path) -> AsyncIterator[tuple[_Port, _Port, _Cable]]
             ports = _Port(face, _client(folder)), _Port(direct, _client(folder))
             await _until_connected(ports[0])
             switch = _Switch(started, folder, cable, kubelet)
-            yield ports[0], ports[1], switch  # type: ignore[misc]
+            yield ports[0], ports[1], switch
     finally:
         for process in started:
             process.kill()
@@ -354,7 +340,7 @@ async def _until_connected(face: _Port) -> None:
     async with asyncio.timeout(DEADLINE):
         while True:
             async with face.connection() as streams:
-                if await _ask(streams, "GET", LOG, statuses=(200, 500)) == 200:
+                if (await _ask(streams, "GET", LOG, statuses=(200, 500))).status == 200:
                     return
             await asyncio.sleep(0.1)
 
@@ -383,7 +369,7 @@ async def _kubelet(pipe: Connection, folder: Path) -> None:
     plain, direct = FakeKubelet(), FakeKubelet()
     for kubelet in (plain, direct):
         kubelet.logs[LOG] = kubelet.logs[f"{LOG}slow"] = bytes(2000)
-        kubelet.upgraded = lambda reader, writer, kubelet=kubelet: _stream(kubelet, reader, writer)  # type: ignore[misc]
+        kubelet.upgraded = lambda reader, writer, kubelet=kubelet: _stream(kubelet, reader, writer)
         kubelet.switched = _switched
     async with plain.serving(), direct.serving(_server(folder, "server")):
         pipe.send((plain.port, direct.port))
