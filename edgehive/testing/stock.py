@@ -42,9 +42,10 @@ def program(name: str) -> str:
     raise StockMissing(f"{path} is needed and is not an executable file")
 
 
-def definitions() -> list[Path]:
-    """The manifests of the stock custom resources."""
-    return sorted((folder() / "crds").rglob("*.yaml"))
+def definitions(*, records: bool = True) -> list[Path]:
+    """The manifests of the stock custom resources; our cloudcore makes the delivery records' kinds itself."""
+    found = sorted((folder() / "crds").rglob("*.yaml"))
+    return [path for path in found if records or path.parent.name != "reliablesyncs"]
 
 
 class ControlPlane:
@@ -64,6 +65,7 @@ class ControlPlane:
         names = [*pki.server_names(self.address), "10.96.0.1"]
         keys = pki.prepare(self.data / "pki", SystemClock().now(), names)
         self.kubeconfig.write_text(pki.kubeconfig(keys, f"https://{self.address}:{PORT}"))
+        _make_front_proxy(self.data / "pki")
         self._run("etcd", *_etcd_flags(self.data))
         self.start_api_server()
         until("kube-apiserver", self.answers)
@@ -121,6 +123,16 @@ def _etcd_flags(data: Path) -> list[str]:
     ]
 
 
+def _make_front_proxy(folder: Path) -> None:
+    """The certificate kube-apiserver shows to APIs behind it, of a CA of its own."""
+    now = SystemClock().now()
+    authority = tls.self_signed_ca("front-proxy-ca", now, pki.LIFETIME)
+    pair = tls.issue(authority, common_name="front-proxy-client", now=now, lifetime=pki.LIFETIME)
+    (folder / "front-proxy-ca.crt").write_bytes(authority.certificate_pem)
+    (folder / "front-proxy-client.crt").write_bytes(pair.certificate_pem)
+    pki.write_private(folder / "front-proxy-client.key", pair.key_pem)
+
+
 def _api_server_flags(keys: Path, address: str) -> list[str]:
     return [
         f"--etcd-servers={_ETCD}",
@@ -132,6 +144,15 @@ def _api_server_flags(keys: Path, address: str) -> list[str]:
         f"--tls-private-key-file={keys / 'server.key'}",
         f"--kubelet-client-certificate={keys / 'admin.crt'}",
         f"--kubelet-client-key={keys / 'admin.key'}",
+        f"--requestheader-client-ca-file={keys / 'front-proxy-ca.crt'}",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={keys / 'front-proxy-client.crt'}",
+        f"--proxy-client-key-file={keys / 'front-proxy-client.key'}",
+        # No kube-proxy runs on this host, so the addresses behind a Service are dialled.
+        "--enable-aggregator-routing=true",
         "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={keys / 'sa.key'}",

@@ -66,6 +66,9 @@ class TwoHosts:
         self.data, self.cloud, self.edge, self.kubeconfig, self.cast = data, cloud, edge, kubeconfig, cast
         self.cloudcore: Program | None = None
         self.edgecore: Program | None = None
+        #: Halves that start from now on have these feature gates, and an edgecore these settings of modules.
+        self.feature_gates: dict[str, bool] = {}
+        self.edge_modules: dict[str, Any] = {}
 
     def kubectl(self, *words: str) -> str:
         program = shutil.which("kubectl") or str(Path(sys.executable).parent / "kubectl")
@@ -122,7 +125,8 @@ class TwoHosts:
 
     def start_cloudcore(self) -> None:
         path = self.data / "cloudcore.yaml"
-        path.write_text(yaml.safe_dump(cloudcore_config(self.data / "cloud", self.kubeconfig)))
+        config = cloudcore_config(self.data / "cloud", self.kubeconfig) | {"featureGates": self.feature_gates}
+        path.write_text(yaml.safe_dump(config))
         self.cloudcore = Program(self.cloud, self.data / "cloudcore.log", *self.cast.cloudcore(), "--config", str(path))
         self.until("cloudcore's door for joining nodes", self.token)
 
@@ -158,6 +162,8 @@ class TwoHosts:
                 "cgroupsPerQOS": False,
                 "enforceNodeAllocatable": [],
             }
+        config |= {"featureGates": self.feature_gates}
+        config["modules"] |= self.edge_modules
         path.write_text(yaml.safe_dump(config))
         self.edgecore = Program(self.edge, self.data / "edgecore.log", *self.cast.edgecore(), "--config", str(path))
         ready = '{.status.conditions[?(@.type=="Ready")].status}'
@@ -189,7 +195,7 @@ def two_hosts(say: Say, kubeconfig: Path | None = None, cast: Cast = Cast()) -> 
             control_plane.start(hosts.until)
             if cast.stock_cloudcore:
                 control_plane.lead_streams(data / "cloud", EDGE)
-            for path in stock.definitions() if cast.stock_cloudcore else ():
+            for path in stock.definitions(records=cast.stock_cloudcore):
                 hosts.kubectl("apply", "--server-side", "-f", str(path))
             say("a stock Kubernetes control plane answers on the cloud host")
         elif kubeconfig is None:

@@ -24,7 +24,9 @@ def pairing(request: pytest.FixtureRequest) -> Iterator[Pairing]:
     said: list[str] = []
     with two_hosts(said.append, cast=PAIRINGS[name]) as hosts:
         found = Pairing(name, hosts)
-        found.until("the default service account", lambda: found.get("serviceaccount", "default"))
+        # A stock edge keeps for good what it was answered when it asked for something that was not there yet.
+        for needed in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
+            found.until(f"{needed} of the cluster", lambda needed=needed: found.get(needed))  # type: ignore[misc]
         yield found
 
 
