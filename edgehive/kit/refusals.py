@@ -1,7 +1,7 @@
 """`Refusals`: what was refused and why, counted each time and said once a minute.
 
 For every door that strangers can knock at: whoever sends rubbish a thousand times a second fills no disk, and who
-looks for a cause finds it in the log and in the metric alike.
+looks for a cause finds it in the log and in the metric alike. A thousand who do it fill no disk either.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from edgehive.kit import metrics
 SAY_SECONDS = 60.0
 #: Causes remembered; of more than that the oldest may be said again early.
 REMEMBERED = 1024
+#: Sentences of one reason in one minute, however many are concerned.
+SENTENCES = 20
 
 
 class Refusals:
@@ -28,6 +30,8 @@ class Refusals:
         )
         #: When each cause may be said again, and how often it was kept back since it was said.
         self._said: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+        #: Of each reason: when its present minute ends, and the sentences in it.
+        self._spent: dict[str, tuple[float, int]] = {}
 
     def count(self, reason: str) -> float:
         """How often so far."""
@@ -45,4 +49,16 @@ class Refusals:
         self._said.move_to_end((reason, about))
         while len(self._said) > REMEMBERED:
             self._said.popitem(last=False)
-        self._log.log(level, "%s%s", text, f" ({kept_back} more like this since it was said last)" if kept_back else "")
+        if more := self._may_say(reason, now):
+            told = f" ({kept_back} more like this since it was said last)" if kept_back else ""
+            self._log.log(
+                level, "%s%s%s", text, told, "" if more > 1 else f"; further ones ({reason}) are only counted"
+            )
+
+    def _may_say(self, reason: str, now: float) -> int:
+        """How many sentences of this reason the minute still has room for, this one included."""
+        ends, spent = self._spent.get(reason, (0.0, 0))
+        if now >= ends:
+            ends, spent = now + SAY_SECONDS, 0
+        self._spent[reason] = (ends, spent + 1)
+        return max(0, SENTENCES - spent)

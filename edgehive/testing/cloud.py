@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
 
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.api.document import Document
@@ -125,6 +126,7 @@ class Cloud:
 
     def __init__(self, cluster: Cluster, network: MemoryNetwork) -> None:
         self.cluster = cluster
+        self.registry = CollectorRegistry()
         self.network = network
         self.client: Client = cluster.client()
         self._edges: list[ScriptedEdge] = []
@@ -159,6 +161,10 @@ class Cloud:
         }
         return await self.client.create(PODS, body, "default")
 
+    def metrics(self) -> str:
+        """What /metrics answers."""
+        return generate_latest(self.registry).decode()
+
     async def close_edges(self) -> None:
         for edge in self._edges:
             await edge.close()
@@ -185,6 +191,7 @@ async def cloud(
                 acceptors=[network.acceptor()],
                 clock=api.clock,
                 stop=stop,
+                registry=it.registry,
             ),
             name="cloudcore under test",
         )

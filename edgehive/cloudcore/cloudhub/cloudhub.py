@@ -17,6 +17,7 @@ from edgehive.beehive.bus import MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
 from edgehive.cloudcore.cloudhub import authz, dispatch
+from edgehive.cloudcore.cloudhub.conduct import Conduct
 from edgehive.cloudcore.cloudhub.doors import open_doors
 from edgehive.cloudcore.cloudhub.outbox import Parcel
 from edgehive.cloudcore.cloudhub.ownership import Ownership
@@ -71,6 +72,7 @@ class CloudHub:
         self._downstream = dispatch.Downstream(self._sessions, records, self._node_deleted)
         self._tasks: asyncio.TaskGroup | None = None
         self._metrics = metrics
+        self._conduct = Conduct(metrics.refusals)
 
     async def run(self, ready: Ready) -> None:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as doors:
@@ -106,6 +108,9 @@ class CloudHub:
             self._metrics.refusals.refuse("node limit", f"node {node} is refused: {reason}", about=node)
             await link.close(reason)
             return
+        if reason := await self._conduct.patient(node):
+            await link.close(reason)
+            return
         session = Session(
             link,
             self._sessions.next_epoch(),
@@ -116,6 +121,7 @@ class CloudHub:
             on_hello=self._greet,
             on_inventory=self._compare,
             on_dropped=self._count_dropped,
+            conduct=self._conduct,
         )
         self._sessions.enter(session)
         self._metrics.connected.set(len(self._sessions))
@@ -151,7 +157,8 @@ class CloudHub:
         try:
             held = inventory.read(answer)
         except msgspec.MsgspecError as error:
-            log.warning("node %s: its inventory cannot be read and is ignored: %s", session.node, error)
+            said = f"node {session.node}: its inventory cannot be read and is ignored: {error}"
+            self._metrics.refusals.refuse("unreadable inventory", said, about=session.node)
             return
         finally:
             session.answered()
@@ -231,7 +238,7 @@ class CloudHub:
         except NoSuchModule as error:
             log.debug("node %s: %s %s: %s", session.node, message.route.operation, message.route.resource, error)
         except MailboxFull as error:
-            log.warning("node %s: not served now: %s", session.node, error)
+            self._metrics.refusals.refuse("no room", f"node {session.node}: not served now: {error}")
             self._refuse(session, message, f"cloudcore is overloaded, try again: {error}")
 
     def _refuse(self, session: Session, message: Message, reason: str) -> None:

@@ -24,6 +24,8 @@ RETRY_AFTER = 5.0
 ATTEMPTS = 5
 #: Replies on their way at once: a Go edge drops the oldest of more than a hundred unread messages.
 REPLY_WINDOW = 32
+#: Acknowledged messages that are remembered, to tell a repeated acknowledgement from one of something never sent.
+REMEMBERED = 4
 
 
 @dataclass(slots=True)
@@ -56,6 +58,8 @@ class Outbox:
         self.overflowed = False
         #: Taken off the front since somebody last looked; objects never are.
         self.dropped = 0
+        #: The path of an object that was sent often enough in vain, until somebody looks.
+        self.given_up = ""
         self._limit = pushes
         self._replies_limit = replies
         self._notices_limit = notices
@@ -65,6 +69,10 @@ class Outbox:
         self._deletions: dict[str, str] = {}
         self._outstanding: Parcel | None = None
         self._window: OrderedDict[str, Parcel] = OrderedDict()
+        #: By message id: the keys of pushes that were sent in vain and wait for their next turn.
+        self._late: dict[str, str] = {}
+        #: Ids of the messages acknowledged last, newest first.
+        self._acknowledged: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self._notices) + len(self._replies) + len(self._pushes) + (self._outstanding is not None)
@@ -146,7 +154,13 @@ class Outbox:
             queued = self._pushes.get(parcel.uid)
             if queued is not None and not queued.deletion and queued.version <= parcel.version:
                 self._discard(parcel.uid)
+        if parcel is not None:
+            self._acknowledged = (message_id, *self._acknowledged[: REMEMBERED - 1])
         return parcel
+
+    def was_acknowledged(self, message_id: str) -> bool:
+        """Whether it was among the last."""
+        return message_id in self._acknowledged
 
     # Inside
 
@@ -159,6 +173,7 @@ class Outbox:
         # Something newer waits, or it was tried often enough: others get their turn.
         self._outstanding = None
         if parcel.uid not in self._pushes:
+            self.given_up = parcel.path
             self._again(parcel)
         return None
 
@@ -191,10 +206,13 @@ class Outbox:
         """Put a parcel that was sent in vain behind the others."""
         parcel.sent = 0
         self._enqueue(parcel.uid, parcel)
+        self._late[parcel.message.id] = parcel.uid
 
     def _enqueue(self, key: str, parcel: Parcel) -> None:
-        if key in self._pushes and self._deletions.get(self._pushes[key].path) == key:
-            del self._deletions[self._pushes[key].path]
+        if key in self._pushes:
+            self._late.pop(self._pushes[key].message.id, None)
+            if self._deletions.get(self._pushes[key].path) == key:
+                del self._deletions[self._pushes[key].path]
         self._pushes[key] = parcel
         if parcel.deletion:
             parcel.released = True
@@ -202,6 +220,7 @@ class Outbox:
 
     def _discard(self, key: str) -> Parcel:
         parcel = self._pushes.pop(key)
+        self._late.pop(parcel.message.id, None)
         if self._deletions.get(parcel.path) == key:
             del self._deletions[parcel.path]
         return parcel
@@ -214,7 +233,7 @@ class Outbox:
         return parcel
 
     def _take_late(self, message_id: str) -> Parcel | None:
-        key = next((key for key, parcel in self._pushes.items() if parcel.message.id == message_id), None)
+        key = self._late.get(message_id)
         return self._discard(key) if key is not None else None
 
     def _waiting(self, uid: str) -> Iterator[Parcel]:

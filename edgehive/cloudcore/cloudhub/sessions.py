@@ -15,7 +15,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from edgehive.beehive.message import Message
-from edgehive.cloudcore.cloudhub.outbox import Outbox, Parcel, Verdict
+from edgehive.cloudcore.cloudhub.conduct import Conduct
+from edgehive.cloudcore.cloudhub.outbox import ATTEMPTS, Outbox, Parcel, Verdict
 from edgehive.kit.tasks import first_of
 from edgehive.wire import payloads
 from edgehive.wire.codec import MessageTooLarge
@@ -44,6 +45,7 @@ class Session:
         on_hello: Callable[["Session"], None],
         on_inventory: Callable[["Session", Message], None],
         on_dropped: Callable[["Session", int], None],
+        conduct: Conduct,
     ) -> None:
         self.node = link.peer.node
         self.epoch = epoch
@@ -59,6 +61,7 @@ class Session:
         self._on_hello = on_hello
         self._on_inventory = on_inventory
         self._on_dropped = on_dropped
+        self._conduct = conduct
         #: What this edge can do beyond Go; None before its first keepalive.
         self.offers: frozenset[str] | None = None
         #: Runs while an inventory is asked for and has not come.
@@ -114,10 +117,18 @@ class Session:
         self._ended = self._ended or reason
         self._end.set()
 
+    def fall_silent(self, seconds: float) -> None:
+        """No keepalive came for so long."""
+        self._conduct.silent(self.node, seconds)
+        self.end(f"no keepalive within {seconds:g} s")
+
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             message = self.outbox.next(loop.time() + CLOCK_STEP)
+            if self.outbox.given_up:
+                self._conduct.unacknowledged(self.node, self.outbox.given_up, ATTEMPTS)
+                self.outbox.given_up = ""
             if message is None:
                 await self._rest()
                 continue
@@ -147,7 +158,7 @@ class Session:
             elif operation == Operation.RESPONSE:
                 self._answered(message)
             elif operation == Operation.ERROR:
-                log.warning("node %s could not store %s: %s", self.node, message.route.resource, _text(message))
+                self._conduct.could_not_store(self.node, message.route.resource, _text(message))
             elif message.id:
                 await self._on_message(self, message)
 
@@ -159,12 +170,20 @@ class Session:
 
     def _answered(self, message: Message) -> None:
         if message.route.resource == Path.INVENTORY:
-            self._on_inventory(self, message)
+            if self.asking is None or self.asking.cancelled():
+                self._conduct.told_unasked(self.node)
+            else:
+                self._on_inventory(self, message)
             return
-        parcel = self.outbox.acknowledge(message.header.parent_id)
+        id = message.header.parent_id
+        parcel = self.outbox.acknowledge(id)
         if parcel is not None:
             self._on_delivered(self, parcel)
             self._wake.set()
+        elif self.outbox.was_acknowledged(id):
+            self._conduct.acknowledged_again(self.node)
+        elif id:
+            self._conduct.acknowledged_unsent(self.node)
 
 
 def _text(message: Message) -> str:
@@ -245,4 +264,4 @@ class Sessions:
                 await asyncio.sleep(deadline - loop.time())
                 continue
             del self._deadlines[session]
-            session.end(f"no keepalive within {self._silence:g} s")
+            session.fall_silent(self._silence)
