@@ -21,13 +21,16 @@ from prometheus_client import CollectorRegistry
 
 from edgehive import __version__
 from edgehive.api.config.cloudcore import CloudCore
+from edgehive.api.registry import NODES
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.enabling import follow_file
 from edgehive.beehive.health import routes
 from edgehive.beehive.hive import Hive, ModuleFailed, UnknownModule, run_until_signal
 from edgehive.cloudcore.crds import ensure_kinds
-from edgehive.cloudcore.deps import CloudDeps
+from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.modules import enabled, factories
+from edgehive.cloudcore.replicas.membership import member
+from edgehive.cloudcore.replicas.standing import Standing
 from edgehive.kit import config as configuration
 from edgehive.kit import log as logs
 from edgehive.kit.clock import Clock, SystemClock
@@ -56,23 +59,34 @@ async def run_cloudcore(
     registry: CollectorRegistry | None = None,
     api_ca: str = "",
     config_file: Path | None = None,
+    replica: str = "",
 ) -> None:
-    """Run until `stop` is set (or, when it is None, a signal arrives). Raises ModuleFailed or PortInUse."""
+    """Run until `stop` is set (or, when it is None, a signal arrives). Raises ModuleFailed or PortInUse.
+
+    `replica` is its name among several on one API; "" where there can be no other.
+    """
     registry = registry or CollectorRegistry()
     config = with_address(config)
     await ensure_kinds(client)
-    async with Informers(client) as informers:
+    clock = clock or SystemClock()
+    async with Informers(client) as informers, contextlib.AsyncExitStack() as membership:
+        standing, presence = Standing(), None
+        if replica:
+            standing = Standing(informers.of(NODES, label_selector=EDGE_NODE_SELECTOR), replica)
+            presence = await membership.enter_async_context(member(client, clock, standing))
         deps = CloudDeps(
             config=config,
             bus=Bus(registry=registry),
             client=client,
             informers=informers,
-            clock=clock or SystemClock(),
+            clock=clock,
             registry=registry,
             acceptors=acceptors,
             address=config.modules.cloud_hub.advertise_address[0],
             api_ca=api_ca,
             config_file=config_file,
+            standing=standing,
+            presence=presence,
         )
         hive = Hive(
             "cloudcore",

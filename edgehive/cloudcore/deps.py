@@ -1,13 +1,15 @@
 """`CloudDeps`: what every cloud module is given, and nothing else. Built once by `cloudcore.app`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.beehive.bus import Bus
+from edgehive.cloudcore.replicas.presence import Presence
+from edgehive.cloudcore.replicas.standing import Standing
 from edgehive.kit.clock import Clock
 from edgehive.kube.client import Client
 from edgehive.kube.informer import Informers
@@ -33,3 +35,7 @@ class CloudDeps:
     api_ca: str = ""
     #: Where the configuration came from, for what follows its changes; None when it was made in memory.
     config_file: Path | None = None
+    #: What this cloudcore is among those of its cluster; alone where nothing else is said.
+    standing: Standing = field(default_factory=Standing)
+    #: The register of the others; None when there can be none.
+    presence: Presence | None = None

@@ -28,7 +28,7 @@ from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.mailbox import Mailbox
 from edgehive.kit.tasks import cancel_and_join, spawn
-from edgehive.kube.errors import ApiError, BadRequest, Unreachable
+from edgehive.kube.errors import ApiError, BadRequest, ServiceUnavailable, Unreachable
 from edgehive.kube.informer import Change, Changes, Informers
 from edgehive.wire import payloads
 from edgehive.wire import resource as paths
@@ -207,7 +207,9 @@ class FlowEngine(Generic[C]):
         flows: tuple[list[DownFlow[C]], list[UpFlow[C]]],
         at_once: int = 128,
         source: str = Source.EDGE_CONTROLLER,
+        owns: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        self._owns = owns
         self._name = name
         self._bus = bus
         self._informers = informers
@@ -329,6 +331,9 @@ class FlowEngine(Generic[C]):
                 await self.send(down_message(item, source=self._source, timestamp=self._now()))
 
     async def _perform(self, flow: UpFlow[C], request: Request) -> Answer:
+        if not self._owns(request.node):
+            # The node asks the cloudcore it went to; done here too, it might undo what that one has done.
+            return error_reply(flow, ServiceUnavailable("another cloudcore claims this node; ask again"))
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 return await flow.function(request, self._context)

@@ -16,7 +16,7 @@ from edgehive.wire.names import CloudModule
 
 def factories(deps: CloudDeps) -> Mapping[str, Factory]:
     """All modules this cloudcore has; `enabled` says which of them run."""
-    records = DeliveryRecords(deps.client, deps.informers)
+    records = DeliveryRecords(deps.client, deps.informers, deps.standing)
     metrics = HubMetrics(deps.registry)
     return {
         CloudHub.name: lambda: CloudHub(deps, records, metrics),

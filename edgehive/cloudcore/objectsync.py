@@ -3,7 +3,8 @@
 cloudhub writes it (a record before the first delivery, one merge patch per acknowledgement, its end after an
 acknowledged deletion) and synccontroller reads it to find what a node missed. Reading never asks the API:
 a watch keeps the memory true. Writes are coalesced per record and only a few are in flight, so neither the
-dispatcher nor a session waits for the API. It decides nothing about what a node should have.
+dispatcher nor a session waits for the API. It decides nothing about what a node should have. Of several cloudcores
+each writes the records of its own nodes; those of the others follow the API alone.
 
 Go: cloud/pkg/cloudhub/session/reliable_client.go, cloud/pkg/synccontroller
 """
@@ -21,6 +22,7 @@ import msgspec
 from edgehive.api.document import Document
 from edgehive.api.edge import ObjectSync, object_sync_name, split_object_sync_name
 from edgehive.api.registry import CLUSTER_OBJECT_SYNCS, OBJECT_SYNCS, ApiResource, by_kind
+from edgehive.cloudcore.replicas.standing import Standing
 from edgehive.kit.backoff import Backoff
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import AlreadyExists, ApiError, NotFound
@@ -88,8 +90,9 @@ class Record:
 class DeliveryRecords:
     """All records; `run` keeps them and the API alike."""
 
-    def __init__(self, client: Client, informers: Informers) -> None:
+    def __init__(self, client: Client, informers: Informers, standing: Standing) -> None:
         self._client = client
+        self._standing = standing
         self._syncs = (informers.of(OBJECT_SYNCS), informers.of(CLUSTER_OBJECT_SYNCS))
         self._records: dict[Key, Record] = {}
         self._nodes: dict[str, dict[Key, Record]] = {}
@@ -158,7 +161,7 @@ class DeliveryRecords:
             return
         record.same_from = record.same_from if record.same_to == old else old
         record.same_to = new
-        if record.same_from <= record.acked < new:
+        if record.same_from <= record.acked < new and self._standing.owns(node):
             record.acked = new
             self._call_later(LAZY_SECONDS, record)
 
@@ -169,6 +172,25 @@ class DeliveryRecords:
             # Should the node come back, it may be another machine: nothing is taken as delivered.
             record.acked = record.same_from = record.same_to = 0
             self._mark(record)
+
+    def take_over(self, node: str) -> None:
+        """The node is this cloudcore's from now on: its records go on from what the API says."""
+        if self._standing.alone:
+            return
+        for record in self._nodes.get(node, {}).values():
+            if record.acked and record.same_from <= record.acked < record.same_to:
+                record.acked = record.same_to
+            if not record.settled:
+                self._mark(record)
+
+    def let_go(self, node: str) -> None:
+        """The node is another's: what is not written will be found out by that one, and what it writes counts here."""
+        for record in list(self._nodes.get(node, {}).values()):
+            self._dirty.pop(record.key, None)
+            record.waiting.clear()
+            record.gone, record.acked = False, record.written
+            if not record.exists and not record.busy:
+                self._drop(record)
 
     def compare(self, node: str, held: Mapping[ObjectRef, int]) -> tuple[int, int]:
         """Let the records follow what the node says it holds, whatever it acknowledged once.
@@ -263,6 +285,8 @@ class DeliveryRecords:
             node, ObjectRef(spec.object_api_version, spec.object_kind, namespace, spec.object_name, uid)
         )
         version = _number(sync.status.object_resource_version)
+        if not self._standing.owns(node):
+            record.gone, record.acked, record.written = False, version, version
         # The echo of an own write is no news: the node may have lost that version since.
         if version > max(record.written, record.writing):
             record.written = version
@@ -276,6 +300,9 @@ class DeliveryRecords:
         if record is None or (record.sync_uid and record.sync_uid != sync.metadata.uid):
             return
         record.exists, record.sync_uid, record.written, record.writing = False, "", 0, 0
+        if not self._standing.owns(record.node):
+            self._drop(record)
+            return
         # One that went with its namespace, or by hand, is remembered: the node still has to lose the object.
         if record.gone and not record.busy and record.key not in self._dirty:
             self._drop(record)
@@ -286,6 +313,8 @@ class DeliveryRecords:
                 self._wake.clear()
                 await self._wake.wait()
             _, record = self._dirty.popitem(last=False)
+            if not self._may_write(record):
+                continue
             record.busy, record.again = True, False
             try:
                 async with asyncio.timeout(WRITE_SECONDS):
@@ -392,9 +421,12 @@ class DeliveryRecords:
     def _mark(self, record: Record) -> None:
         if record.busy:
             record.again = True
-            return
-        self._dirty[record.key] = record
-        self._wake.set()
+        elif self._may_write(record):
+            self._dirty[record.key] = record
+            self._wake.set()
+
+    def _may_write(self, record: Record) -> bool:
+        return self._standing.may_end(record.node) if record.gone else self._standing.owns(record.node)
 
     def _call_later(self, delay: float, record: Record) -> None:
         def due() -> None:

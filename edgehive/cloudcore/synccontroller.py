@@ -3,7 +3,8 @@
 When a node connects, its delivery records are compared with the objects as they are now: what is gone, or
 lives again under another uid, is deleted; what is newer than the node acknowledged, and every pod of it without
 a record, is sent. Deletions go first, and only after the API itself has said that the object is gone. A slow
-round over all nodes repairs what was lost on the way. Records of nodes that no longer exist end.
+round over all nodes repairs what was lost on the way. Records of nodes that no longer exist end. Of several cloudcores
+each sees to its own nodes, and the leader to those that are no more.
 
 Go: cloud/pkg/synccontroller
 """
@@ -80,15 +81,21 @@ class SyncController:
     async def _rounds(self) -> None:
         while True:
             for node in self._records.nodes():
-                self._mark(node)
+                if self._is_mine(node):
+                    self._mark(node)
             await asyncio.sleep(ROUND_SECONDS)
+
+    def _is_mine(self, node: str) -> bool:
+        standing = self._deps.standing
+        return standing.owns(node) or (standing.leads and self._nodes.get(node) is None)
 
     async def _follow_nodes(self, changes: Changes) -> None:
         async with changes:
             async for change in changes:
                 node = change.document.meta.name
                 if change.new is None:
-                    self._mark(node)
+                    if self._is_mine(node):
+                        self._mark(node)
                 elif change.old is None:
                     # Registered anew, perhaps: what ended while there was no node is known to nobody but the edge.
                     await self._ask_what_it_holds(node)
@@ -112,6 +119,8 @@ class SyncController:
             self._records.dealt_with(node, ref)
         if self._nodes.get(node) is None and (not self._records.of_node(node) or not await self._exists(node)):
             self._records.forget_node(node)
+            return
+        if not self._is_mine(node):
             return
         updates: list[Down] = []
         for record in self._records.of_node(node):

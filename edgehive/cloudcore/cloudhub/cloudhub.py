@@ -67,20 +67,21 @@ class CloudHub:
         self._config = deps.config.modules.cloud_hub
         self._records = records
         self._mailbox = deps.bus.register(self.name, self.group, size=8192)
-        self._ownership = Ownership(deps)
         self._sessions = Sessions(silence=self._config.keepalive_interval)
-        self._downstream = dispatch.Downstream(self._sessions, records, self._node_deleted)
+        self._ownership = Ownership(deps, self._sessions, records, self._greet)
+        self._downstream = dispatch.Downstream(self._sessions, records, self._node_deleted, deps.standing.owns)
         self._tasks: asyncio.TaskGroup | None = None
         self._metrics = metrics
         self._conduct = Conduct(metrics.refusals)
 
     async def run(self, ready: Ready) -> None:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as doors:
-            self._tasks = group
+            self._tasks = self._ownership.tasks = group
             group.create_task(self._records.run(), name="delivery records")
             group.create_task(self._sessions.sweep(), name="keepalive sweep")
             await self._records.wait_loaded()
             await self._ownership.wait_synced()
+            group.create_task(self._ownership.follow(), name="claims of other cloudcores")
             acceptors = self._deps.acceptors
             if acceptors is None:
                 acceptors = await doors.enter_async_context(open_doors(self._deps, group, self._metrics.links))
@@ -117,7 +118,7 @@ class CloudHub:
             on_message=self._upstream,
             on_delivered=self._delivered,
             on_overflow=self._announce,
-            on_keepalive=self._sessions.heard,
+            on_keepalive=self._heard,
             on_hello=self._greet,
             on_inventory=self._compare,
             on_dropped=self._count_dropped,
@@ -126,8 +127,8 @@ class CloudHub:
         self._sessions.enter(session)
         self._metrics.connected.set(len(self._sessions))
         log.info("node %s connected from %s (session %d)", node, link.peer.address, session.epoch)
+        self._ownership.begin(session)
         self._announce(node)
-        self._ownership.claim(node, self._tasks)
         reason = ""
         try:
             reason = await session.run()
@@ -135,8 +136,14 @@ class CloudHub:
             log.exception("session %d of node %s failed", session.epoch, node)
         finally:
             last = self._sessions.leave(session)
+            if last:
+                self._ownership.end(session)
             self._metrics.connected.set(len(self._sessions))
             log.info("session %d of node %s ended%s: %s", session.epoch, node, "" if last else " (replaced)", reason)
+
+    def _heard(self, session: Session) -> None:
+        self._sessions.heard(session)
+        self._ownership.heard(session)
 
     def _count_dropped(self, session: Session, count: int) -> None:
         """Answers and notices make room for newer ones when a node is too slow; it asks again for what it needs."""
@@ -149,6 +156,7 @@ class CloudHub:
             self._ask(session)
 
     def _ask(self, session: Session) -> None:
+        session.answered()
         session.notice(inventory.question(timestamp=self._now()))
         session.asking = asyncio.get_running_loop().call_later(ASK_AGAIN_SECONDS, self._ask, session)
 
@@ -162,6 +170,7 @@ class CloudHub:
             return
         finally:
             session.answered()
+            self._ownership.heard(session)
         missing, strays = self._records.compare(session.node, {dispatch.held_ref(item): item.version for item in held})
         if missing or strays:
             log.info("node %s lacks or lags in %d objects and holds %d unrecorded ones", session.node, missing, strays)
@@ -235,8 +244,10 @@ class CloudHub:
             return
         try:
             await self._deps.bus.send(module, dispatch.with_node(session.node, message), timeout=HAND_ON_SECONDS)
-        except NoSuchModule as error:
-            log.debug("node %s: %s %s: %s", session.node, message.route.operation, message.route.resource, error)
+        except NoSuchModule:
+            # wire: such messages get no answer from Go either; whoever sent one repeats it or gives up.
+            said = f"node {session.node} speaks to module {module}, which this cloudcore does not run"
+            self._metrics.refusals.refuse("no such module", said, about=module, level=logging.INFO)
         except MailboxFull as error:
             self._metrics.refusals.refuse("no room", f"node {session.node}: not served now: {error}")
             self._refuse(session, message, f"cloudcore is overloaded, try again: {error}")

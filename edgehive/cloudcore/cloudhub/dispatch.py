@@ -2,7 +2,7 @@
 
 Down: `node/<node>/` is taken off, what needs an acknowledgement becomes a parcel with a delivery record, and
 what the node has acknowledged already is not sent again. For a node that is not connected only the record is
-made: synccontroller delivers when the node comes. Up: the table of wire.md 3.5.
+made, by the replica it was connected to: synccontroller delivers when the node comes. Up: the table of wire.md 3.5.
 
 Go: cloud/pkg/cloudhub/dispatcher/message_dispatcher.go
 """
@@ -91,7 +91,14 @@ def _parcel(message: Message, ref: ObjectRef) -> Parcel:
 class Downstream:
     """Fills outboxes. Every method returns at once."""
 
-    def __init__(self, sessions: Sessions, records: DeliveryRecords, on_node_deleted: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        records: DeliveryRecords,
+        on_node_deleted: Callable[[str], None],
+        owns: Callable[[str], bool],
+    ) -> None:
+        self._owns = owns
         self._sessions = sessions
         self._records = records
         self._on_node_deleted = on_node_deleted
@@ -135,6 +142,8 @@ class Downstream:
             self._push(node, session, parcel, ref)
 
     def _push(self, node: str, session: Session | None, parcel: Parcel, ref: ObjectRef) -> None:
+        if session is None and not self._owns(node):
+            return
         known = self._records.version(node, ref.namespace, ref.uid)
         if known is not None and known >= parcel.version:
             return

@@ -11,6 +11,7 @@ from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.edgecontroller.location import Location, Reference
 from edgehive.cloudcore.flows import Request
 from edgehive.cloudcore.placement import BY_NODE, by_node, node_of
+from edgehive.cloudcore.replicas.claims import ADDRESS_ANNOTATION
 from edgehive.kit.refusals import Refusals
 from edgehive.kube.client import Client
 from edgehive.kube.errors import Forbidden, NotFound
@@ -18,8 +19,6 @@ from edgehive.kube.informer import Informer
 
 log = logging.getLogger("edgehive.edgecontroller")
 
-#: Annotation that names the cloudcore a node is connected to.
-CLOUDCORE_ANNOTATION = "cloudcore"
 EDGE_LABEL = EDGE_NODE_SELECTOR.removesuffix("=")
 
 
@@ -35,6 +34,7 @@ class EdgeContext:
     pods: Informer
     caches: dict[ApiResource, Informer]
     address: str = ""
+    replica: str = ""
     enforce: bool = True
     approve: bool = False
     location: Location = field(default_factory=Location)
@@ -49,6 +49,7 @@ class EdgeContext:
             pods=informers.of(PODS, indexers={BY_NODE: by_node}),
             caches={resource: informers.of(resource) for resource in (CONFIG_MAPS, SECRETS)},
             address=deps.address,
+            replica=deps.standing.name,
             enforce=deps.config.modules.cloud_hub.authorization.enforced,
             approve=deps.config.feature_gates.require_authorization,
             refusals=Refusals("edgecontroller", log, deps.registry),
@@ -83,7 +84,7 @@ class EdgeContext:
         except NotFound:
             return
         edge = (meta.labels or {}).get(EDGE_LABEL) == ""
-        if not edge and CLOUDCORE_ANNOTATION not in (meta.annotations or {}):
+        if not edge and ADDRESS_ANNOTATION not in (meta.annotations or {}):
             self.forbid(
                 name, f"the cluster has a node of this name that is no edge node; label it {EDGE_LABEL}= to make it one"
             )

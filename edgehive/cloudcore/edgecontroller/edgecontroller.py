@@ -43,5 +43,6 @@ class EdgeController:
             context=self._context,
             flows=flows_of(*FLOW_FILES),
             at_once=AT_ONCE,
+            owns=self._deps.standing.owns,
         )
         await engine.run(self._mailbox, ready)

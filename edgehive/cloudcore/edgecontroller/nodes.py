@@ -13,7 +13,7 @@ from edgehive.api.document import Document
 from edgehive.api.registry import LEASES, NODES, PODS
 from edgehive.cloudcore import endpoints
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR
-from edgehive.cloudcore.edgecontroller.context import CLOUDCORE_ANNOTATION, EdgeContext, same_apart_from_status
+from edgehive.cloudcore.edgecontroller.context import EdgeContext, same_apart_from_status
 from edgehive.cloudcore.edgecontroller.location import Reference, references
 from edgehive.cloudcore.flows import (
     Answer,
@@ -29,6 +29,7 @@ from edgehive.cloudcore.flows import (
     ok,
     upstream,
 )
+from edgehive.cloudcore.replicas.claims import UNCLAIMED, annotations
 from edgehive.kube.client import PatchType
 from edgehive.kube.errors import AlreadyExists, BadRequest, NotFound
 from edgehive.kube.informer import Change
@@ -124,8 +125,8 @@ def _take_reserved_labels(node: dict[str, Any]) -> dict[str, str]:
 async def _register(name: str, node: dict[str, Any], labels: Mapping[str, str], context: EdgeContext) -> Reply:
     metadata = node["metadata"]
     metadata["name"] = name
-    if context.address:
-        metadata["annotations"] = (metadata.get("annotations") or {}) | {CLOUDCORE_ANNOTATION: context.address}
+    held_here = annotations(UNCLAIMED.taken_by(context.replica), context.address)
+    metadata["annotations"] = (metadata.get("annotations") or {}) | held_here
     node = {"apiVersion": "v1", "kind": "Node"} | node
     document = await context.client.create(NODES, node)
     if labels:
