@@ -26,12 +26,23 @@ log = logging.getLogger("edgehive.http")
 
 #: The largest request body any of our doors takes unless it says otherwise.
 MAX_BODY = 3 * 1024 * 1024
+#: A body that has not arrived by then is given up.
+BODY_SECONDS = 60.0
 #: Connections the kernel holds for us while we are busy.
 BACKLOG = 1024
 #: A pause after the process has run out of file descriptors.
 EXHAUSTED_SECONDS = 0.5
 #: To a client that speaks HTTP without TLS at a TLS port; in the words of Go's net/http.
 _NO_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+
+
+async def read_body(request: web.Request, seconds: float = BODY_SECONDS) -> bytes:
+    """The whole body: the one way any door reads one.
+
+    Raises HTTPRequestEntityTooLarge beyond what the application takes (`client_max_size`), and TimeoutError.
+    """
+    async with asyncio.timeout(seconds):
+        return await request.read()
 
 
 class PortInUse(Fatal):

@@ -7,7 +7,6 @@ open.
 Go: cloud/pkg/cloudhub/servers/httpserver/server.go
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ from edgehive.cloudcore.cloudhub.authority import Authority
 from edgehive.cloudcore.cloudhub.recovery import Recovery
 from edgehive.cloudcore.cloudhub.signer import SignerUnavailable
 from edgehive.kit import metrics
-from edgehive.kit.http import Strangers, serve
+from edgehive.kit.http import Strangers, read_body, serve
 from edgehive.kit.refusals import Refusals
 from edgehive.kube.client import Client
 from edgehive.kube.errors import ApiError, NotFound
@@ -202,8 +201,7 @@ def _usages(request: web.Request) -> list[int]:
 
 async def _body(request: web.Request) -> bytes:
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            return await request.read()
+        return await read_body(request, READ_SECONDS)
     except TimeoutError:
         raise ValueError(f"its body did not arrive within {READ_SECONDS:g} s") from None
     except web.HTTPRequestEntityTooLarge:

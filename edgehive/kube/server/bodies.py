@@ -10,9 +10,10 @@ import msgspec
 import yaml
 from aiohttp import web
 
+from edgehive.kit import http
 from edgehive.kit.config import parse_yaml
 from edgehive.kit.json_depth import MAX_DEPTH, too_deep
-from edgehive.kube.errors import BadRequest, RequestTooLarge, invalid
+from edgehive.kube.errors import BadRequest, RequestTooLarge, Timeout, invalid
 from edgehive.kube.server import negotiation
 from edgehive.kube.server.catalog import Served
 from edgehive.kube.server.conform import duplicate_fields
@@ -29,9 +30,11 @@ _MANAGER_LIMIT = 128
 
 
 async def read(request: web.Request) -> bytes:
-    """The whole body; raises RequestTooLarge."""
+    """The whole body; raises RequestTooLarge, Timeout."""
     try:
-        return await request.read()
+        return await http.read_body(request)
+    except TimeoutError as error:
+        raise Timeout(f"the request's body did not arrive within {http.BODY_SECONDS:g} s") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise RequestTooLarge("Request entity too large: limit is 3145728") from error
 
