@@ -10,7 +10,7 @@ import contextlib
 import json
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from edgehive.kube.kubeconfig import KubeconfigError, load
 from edgehive.testing.fleet import report
 from edgehive.testing.fleet.fleet import Fleet, Plan
 from edgehive.testing.fleet.journal import Waited
+from edgehive.testing.fleet.liars import KINDS, Liars
 from edgehive.testing.fleet.meter import Meter, NoSuchProcess
 from edgehive.testing.fleet.node import Hub, Refused
 from edgehive.testing.fleet.scenarios import SCENARIOS, WITH_API, Choice, Play, needed
@@ -35,6 +36,8 @@ from edgehive.wire.link import JoinRefused, LinkClosed
 
 #: Descriptors a process needs besides its nodes' connections.
 SPARE_DESCRIPTORS = 200
+#: Liars of one kind.
+MAX_LIARS = 1000
 DEFAULT_SCENARIOS = ("connect", "register", "idle")
 
 
@@ -49,6 +52,8 @@ class Order:
     token: str
     kubeconfig: str
     choice: Choice
+    #: The kind of each liar.
+    lies: list[str]
     keep: bool
     output: Path | None
     server_pid: int
@@ -69,6 +74,13 @@ class Order:
 @click.option("--settle", default=6.0, show_default=True, type=click.FloatRange(0), help="Pause after each scenario.")
 @click.option("--storm-pause", default=0.0, show_default=True, type=click.FloatRange(0), help="Before all reconnect.")
 @click.option("--at-once", default=32, show_default=True, type=click.IntRange(1, 5000), help="Nodes busy at a time.")
+@click.option(
+    "--liars",
+    "lies",
+    multiple=True,
+    metavar="KIND=N",
+    help=f"Beside the nodes, N that lie until the end. Kinds: {', '.join(KINDS)}. May be repeated.",
+)
 @click.option("--prefix", default="fleet", show_default=True, help="Nodes are named <prefix>-00001 and so on.")
 @click.option("--project-id", default=join.DEFAULT_PROJECT_ID, help="The project edges name when connecting.")
 @click.option("--shared-key", is_flag=True, help="One private key for all nodes (their certificates still differ).")
@@ -78,12 +90,12 @@ class Order:
 @click.version_option(__version__, prog_name="edgehive fleet")
 def main(
     hub: str, project_id: str, scenarios: tuple[str, ...], pods: int, churn: int, seconds: float, settle: float,
-    storm_pause: float, **rest: Any,
+    storm_pause: float, lies: tuple[str, ...], **rest: Any,
 ) -> None:  # fmt: skip
     """Many hollow edge nodes for any cloudcore, and how soon it serves them."""
     chosen = SCENARIOS if "all" in scenarios else scenarios or DEFAULT_SCENARIOS
     choice = Choice(needed(chosen), pods, churn, seconds, settle, storm_pause)
-    order = Order(hub=_hub(hub, project_id), choice=choice, **rest)
+    order = Order(hub=_hub(hub, project_id), choice=choice, lies=_lies(lies), **rest)
     _check(order)
     try:
         _run(order)
@@ -112,6 +124,19 @@ def _hub(text: str, project_id: str) -> Hub:
     if not found or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise click.BadParameter(f"{text!r} is to be <host>:<port>, such as 192.0.2.1:10000", param_hint="--hub")
     return Hub(host.strip("[]"), int(port), project_id)
+
+
+def _lies(texts: tuple[str, ...]) -> list[str]:
+    kinds = []
+    for text in texts:
+        kind, _, number = text.partition("=")
+        if kind not in KINDS or not number.isdecimal() or not 0 < int(number) <= MAX_LIARS:
+            known = ", ".join(KINDS)
+            raise click.BadParameter(
+                f"{text!r} is to be <kind>=<number up to {MAX_LIARS}>, the kind one of {known}", param_hint="--liars"
+            )
+        kinds += [kind] * int(number)
+    return kinds
 
 
 def _check(order: Order) -> None:
@@ -166,24 +191,33 @@ async def _play(order: Order) -> None:
         stack.enter_context(bars)
         fleet = Fleet(plan)
         workload: Workload | None = None
+        liars: Liars | None = None
+        if order.lies:
+            lying = replace(plan, nodes=len(order.lies), prefix=f"{order.prefix}-liar")
+            liars = Liars(lying, order.lies)
         if client is not None:
             workload = Workload(client, order.prefix, fleet.journal)
             if not order.keep:
-                names = [node.name for node in fleet.nodes]
+                names = [node.name for node in [*fleet.nodes, *(liars.nodes if liars is not None else ())]]
                 stack.push_async_callback(workload.clean, names, _Bars(bars).begin("nodes removed", len(names)))
             await stack.enter_async_context(workload)
         await stack.enter_async_context(fleet)
+        if liars is not None:
+            await stack.enter_async_context(liars)
+            await liars.begin()
         meter = Meter(order.server_pid) if order.server_pid else None
         play = Play(fleet, workload, meter, order.choice, _Bars(bars))
         try:
             await play.run()
         finally:
-            _tell(order, fleet, play)
+            _tell(order, fleet, liars, play)
 
 
-def _tell(order: Order, fleet: Fleet, play: Play) -> None:
+def _tell(order: Order, fleet: Fleet, liars: Liars | None, play: Play) -> None:
     """Also what was measured before a scenario failed."""
     found = report.body(fleet.journal, play.outcome)
+    if liars is not None:
+        found["lies"] = dict(sorted(liars.journal.counts.items()))
     report.show(found, Console())
     if order.output is not None:
         order.output.write_text(json.dumps(found, indent=2) + "\n")

@@ -94,6 +94,7 @@ class HubSocket(asyncio.Protocol):
         self._reason, self._transport = reason, None
         if not self.opened.done():
             self.opened.set_exception(LinkClosed(reason))
+            self.opened.exception()  # who dialled may have left already
         else:
             self._on_end(reason)
 

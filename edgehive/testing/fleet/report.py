@@ -31,6 +31,8 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     counts = ", ".join(f"{name} {number}" for name, number in report["counts"].items())
     if counts:
         console.print(f"counted: {counts}")
+    if lies := report.get("lies"):
+        console.print("lies: " + ", ".join(f"{name} {number}" for name, number in lies.items()))
     for name, value in report["facts"].items():
         console.print(f"{name}: {value:,.1f}")
     for name, cores in report["idleCores"].items():

@@ -31,6 +31,7 @@ class Cloud:
     hub: Hub
     join_server: str
     token: str
+    monitor_port: int
 
     def plan(self, nodes: int, **more: object) -> Plan:
         return Plan(nodes, self.hub, self.join_server, self.token, **more)  # type: ignore[arg-type]
@@ -47,7 +48,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
         try:
             token = await until_it_serves(client, running, join_port, hub_port)
             hub = Hub("127.0.0.1", hub_port, join.DEFAULT_PROJECT_ID)
-            yield Cloud(client, url, hub, f"https://127.0.0.1:{join_port}", token)
+            yield Cloud(client, url, hub, f"https://127.0.0.1:{join_port}", token, monitor_port)
         finally:
             stop.set()
             await first_of(running, asyncio.sleep(30))
