@@ -5,7 +5,9 @@ For every door and every dialler; keys and certificates themselves are made in `
 
 import os
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgehive.kit.keypair import KeyPair
 
@@ -25,6 +27,17 @@ def server_context(
     if client_ca is not None:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if client_certificate == "required" else ssl.CERT_OPTIONAL
+    return context
+
+
+def server_context_in_memory(pair: KeyPair, *, client_ca: str) -> ssl.SSLContext:
+    """A server's context whose clients may show a certificate of `client_ca` (PEM); nothing comes onto a disk."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0
+    load_pair(context, pair)
+    context.load_verify_locations(cadata=client_ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
@@ -58,3 +71,10 @@ def client_context(
     if certificate is not None:
         context.load_cert_chain(certificate, key)
     return context
+
+
+def subject_in(certificate: Mapping[str, Any] | None) -> tuple[str, tuple[str, ...]]:
+    """CN and O of a peer's certificate that TLS has verified ("peercert"); ("", ()) without one."""
+    pairs = [pair for part in (certificate or {}).get("subject", ()) for pair in part]
+    common_name = next((value for name, value in pairs if name == "commonName"), "")
+    return common_name, tuple(value for name, value in pairs if name == "organizationName")

@@ -25,8 +25,8 @@ from edgehive.testing.cloud import cloud, content_of
 from edgehive.testing.cluster import Cluster
 from edgehive.testing.doors import Doors, doors
 from edgehive.wire import codec
+from edgehive.wire.hub_link import Allowance
 from edgehive.wire.link import ProtocolError
-from edgehive.wire.ws import Allowance
 
 log = logging.getLogger("edgehive.test")
 
@@ -228,6 +228,97 @@ async def test_a_cause_is_said_once_a_minute_and_counted_each_time(caplog: pytes
     assert len(refusals._said) <= 1024
 
 
+RUBBISH = [
+    b"GET /" + b"x" * 40000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: " + b"x" * 40000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20000 + b"\r\n",
+    b"NONSENSE\r\n\r\n",
+    b"\r\n\r\n",
+    b"GET  / HTTP/1.1\r\n\r\n",
+    b"GET http://elsewhere/ HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/2.0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX : y\r\n\r\n",
+    b"GET / HTTP/1.1\r\n folded\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: a\nnode_id: n1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+]
+
+
+async def test_what_is_no_request_gets_nothing_at_the_doors_for_nodes(tmp_path: Path, caplog) -> None:
+    async with doors(tmp_path) as it:
+        for name, port, pair in (("hub", it.hub_port, it.pair_of("n1")), ("join", it.join_port, None)):
+            for sent in RUBBISH:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=it.client(pair))
+                with contextlib.suppress(ConnectionError):
+                    writer.write(sent)
+                    await writer.drain()
+                assert (await ended(reader))[:12] in (b"HTTP/1.1 400", b""), sent
+                writer.close()
+            assert it.refused(name, "malformed request") == len(RUBBISH)
+        assert "Traceback" not in caplog.text
+        assert (await it.certificate("n1", Authorization=it.bearer))[0] == 200
+        link, there = await linked(it)
+        await asyncio.gather(link.close(), there.close())
+
+
+async def test_who_asks_nothing_of_the_doors_for_nodes_is_not_waited_for(tmp_path: Path, monkeypatch) -> None:
+    for module in ("servers", "join"):
+        monkeypatch.setattr(f"edgehive.cloudcore.cloudhub.{module}.STRANGERS", Strangers(headers_seconds=0.2))
+    async with doors(tmp_path) as it:
+        for name, port, pair in (("hub", it.hub_port, it.pair_of("n1")), ("join", it.join_port, None)):
+            for sent in (b"", b"GET / HTTP/1.1\r\nHost: h\r\nX: "):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=it.client(pair))
+                writer.write(sent)
+                await ended(reader)
+                writer.close()
+            assert it.refused(name, "slow headers") == 2
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("edgehive.cloudcore.cloudhub.join.READ_SECONDS", 0.2)
+    async with doors(tmp_path) as it:
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.join_port, ssl=it.client())
+        head = f"GET /edge.crt HTTP/1.1\r\nNodeName: n1\r\nAuthorization: {it.bearer}\r\nContent-Length: 100\r\n\r\n"
+        writer.write(head.encode() + b"x" * 50)
+        assert b"did not arrive within 0.2 s" in await ended(reader)
+        writer.close()
+
+
+async def test_a_frame_that_is_none_ends_the_session_of_its_sender_alone(tmp_path: Path) -> None:
+    upgrade = (
+        b"GET / HTTP/1.1\r\nHost: h\r\nnode_id: n1\r\nConnectionUse: msg\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    broken = [
+        b"\x81\x05hello",  # not masked
+        b"\xc1\x80\0\0\0\0",  # an extension
+        b"\x83\x80\0\0\0\0",  # no such opcode
+        b"\x80\x80\0\0\0\0",  # a part of nothing
+        b"\x09\x80\0\0\0\0",  # a ping in parts
+        b"\x89\xfe\x00\x80\0\0\0\0" + b"x" * 128,  # a long ping
+        b"\x01\x80\0\0\0\0\x81\x80\0\0\0\0",  # a message within another
+        b"\x81\xff\0\0\0\1\0\0\0\0\0\0\0\0",  # 4 GiB
+    ]
+    async with doors(tmp_path) as it:
+        for sent in broken:
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.hub_port, ssl=it.client(it.pair_of("n1")))
+            writer.write(upgrade + sent)
+            there = await it.accepted()
+            with pytest.raises(ProtocolError, match="bad WebSocket frame"):
+                await there.receive()
+            await there.close("broken")
+            answer = await ended(reader)
+            assert answer.startswith(b"HTTP/1.1 101 ")
+            assert answer.endswith(b"broken")
+            writer.close()
+        assert it.refused("hub", "bad frame") == len(broken)
+        link, there = await linked(it)
+        await asyncio.gather(link.close(), there.close())
+
+
 # Nodes
 
 
@@ -277,7 +368,7 @@ def test_a_node_that_sends_too_much_waits_and_loses_nothing() -> None:
 
 
 async def test_a_flood_is_read_at_its_allowance_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgehive.wire.ws.MESSAGE_BURST", 5)
+    monkeypatch.setattr("edgehive.wire.hub_link.MESSAGE_BURST", 5)
     async with doors(tmp_path) as it:
         link, there = await linked(it)
         for number in range(30):

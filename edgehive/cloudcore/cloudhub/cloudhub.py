@@ -29,8 +29,8 @@ from edgehive.kit.refusals import Refusals
 from edgehive.wire import inventory
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.link import Link
+from edgehive.wire.link_metrics import LinkMetrics
 from edgehive.wire.names import CloudModule, Operation, Source
-from edgehive.wire.ws import LinkMetrics
 
 log = logging.getLogger("edgehive.cloudhub")
 
@@ -47,6 +47,9 @@ class HubMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.connected = Gauge("edgehive_hub_sessions", "Nodes connected.", registry=registry)
+        self.waiting = Gauge(
+            "edgehive_hub_waiting_messages", "Messages that wait in the outboxes of connected nodes.", registry=registry
+        )
         self.refused = Counter("edgehive_hub_refused_messages", "Messages a node may not send.", registry=registry)
         self.dropped = Counter(
             "edgehive_hub_dropped_messages", "Answers and notices a node was too slow for.", registry=registry
@@ -73,6 +76,7 @@ class CloudHub:
         self._tasks: asyncio.TaskGroup | None = None
         self._metrics = metrics
         self._conduct = Conduct(metrics.refusals)
+        metrics.waiting.set_function(self._sessions.waiting)
 
     async def run(self, ready: Ready) -> None:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as doors:

@@ -28,7 +28,7 @@ from edgehive.kit.config import ConfigError
 from edgehive.kube.errors import ApiError
 from edgehive.kube.recorder import Recorder
 from edgehive.wire.acceptor import Acceptor
-from edgehive.wire.ws import LinkMetrics
+from edgehive.wire.link_metrics import LinkMetrics
 
 log = logging.getLogger("edgehive.cloudhub")
 

@@ -7,12 +7,14 @@ open.
 Go: cloud/pkg/cloudhub/servers/httpserver/server.go
 """
 
+import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from urllib.parse import unquote
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.cloudcore import CloudHub as HubConfig
@@ -21,14 +23,16 @@ from edgehive.cloudcore.cloudhub.authority import Authority
 from edgehive.cloudcore.cloudhub.recovery import Recovery
 from edgehive.cloudcore.cloudhub.signer import SignerUnavailable
 from edgehive.kit import metrics
-from edgehive.kit.http import Strangers, read_body, serve
+from edgehive.kit.door import Strangers, Visitor, open_door
+from edgehive.kit.exchange import Answer, Exchange, Request, TooLarge
 from edgehive.kit.refusals import Refusals
+from edgehive.kit.ssl_contexts import subject_in
+from edgehive.kit.tasks import cancel_and_join
 from edgehive.kube.client import Client
 from edgehive.kube.errors import ApiError, NotFound
 from edgehive.kube.recorder import Recorder
 from edgehive.wire import join
 from edgehive.wire.link import JoinRefused
-from edgehive.wire.ws import subject_of
 
 log = logging.getLogger("edgehive.cloudhub")
 
@@ -36,15 +40,13 @@ READ_SECONDS = 30.0
 DER = "application/octet-stream"
 #: Nobody has business here for longer than one request takes; many edges may stand behind one address.
 STRANGERS = Strangers(per_address=128, together=1024, count_until="end")
-KEEPALIVE_SECONDS = 5.0
-#: How long the unread body of a refused request is still taken in, so that the refusal arrives.
-LINGER_SECONDS = 1.0
+_NODES = "/node/"
 
 FindNode = Callable[[str], Awaitable[bool]]
 
 
 class JoinDoor:
-    """The routes and what they need."""
+    """What is asked of it and what it needs for that."""
 
     def __init__(
         self,
@@ -65,23 +67,24 @@ class JoinDoor:
             registry=registry,
         )  # fmt: skip
 
-    def application(self) -> web.Application:
-        app = web.Application(client_max_size=join.MAX_CERTIFICATE_REQUEST, middlewares=[self._answer])
-        app.router.add_get(join.CA_PATH, self._ca, allow_head=False)
-        app.router.add_get(join.CERTIFICATE_PATH, self._certificate, allow_head=False)
-        app.router.add_get(join.CHALLENGE_PATH, self._challenge, allow_head=False)
-        app.router.add_get("/node/{name}", self._node, allow_head=False)
-        return app
+    @asynccontextmanager
+    async def serve(self, *, host: str, port: int, ssl_context: ssl.SSLContext) -> AsyncIterator[tuple[str, int]]:
+        """Serve until left; gives the address bound."""
+        tasks: set[asyncio.Task[None]] = set()
 
-    @web.middleware
-    async def _answer(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+        def receive(where: str, lost: asyncio.Event | None) -> Visitor:
+            return Exchange(where, lost, self.refusals, self.answer, tasks, self._authority.clock).visitor()
+
+        async with open_door(
+            receive, host=host, port=port, ssl_context=ssl_context, strangers=STRANGERS, refusals=self.refusals
+        ) as bound:
+            yield bound
+        await cancel_and_join(*tasks)
+
+    async def answer(self, request: Request) -> Answer:
         """Every refusal becomes its answer: status, one sentence, a count and a line in the log."""
         try:
-            return await handler(request)
-        except web.HTTPNotFound:
-            return web.Response(text="404: Page Not Found", status=404)
+            return await self._route(request)
         except JoinRefused as refused:
             return self._refuse(request, "not entitled", 401, str(refused))
         except SignerUnavailable as error:
@@ -94,25 +97,27 @@ class JoinDoor:
             text = f"the certificate request of node {node!r} cannot be signed: {error}; "
             return self._refuse(request, "bad request", 500, text + "send one PKCS#10 request in DER")
 
-    def _refuse(self, request: web.Request, reason: str, status: int, text: str) -> web.Response:
+    async def _route(self, request: Request) -> Answer:
+        path = request.head.path
+        if request.head.method != "GET":
+            return Answer(405, b"405: Method Not Allowed")
+        if path == join.CERTIFICATE_PATH:
+            return await self._certificate(request)
+        if path == join.CA_PATH:
+            return Answer(200, self._authority.ca.certificate, DER)
+        if path == join.CHALLENGE_PATH:
+            return Answer(200, self._recovery.challenge(request.headers.get(join.NODE_NAME_HEADER, "")).encode())
+        name = path.removeprefix(_NODES)
+        if name == path or not name or "/" in name:
+            return Answer(404, b"404: Page Not Found")
+        return Answer(200, b"Node found") if await self._find_node(unquote(name)) else Answer(404, b"Node not found")
+
+    def _refuse(self, request: Request, reason: str, status: int, text: str) -> Answer:
         node = request.headers.get(join.NODE_NAME_HEADER, "")[:253]
-        self.refusals.refuse(
-            reason, f"nothing for node {node!r} at {request.remote}: {text}", about=str(request.remote)
-        )
-        # What was not read of the body would be taken for the next request.
-        return web.Response(text=text, status=status, headers={"Connection": "close"})
+        self.refusals.refuse(reason, f"nothing for node {node!r} at {request.where}: {text}", about=request.where)
+        return Answer(status, text.encode(errors="replace"))
 
-    async def _ca(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._authority.ca.certificate, content_type=DER)
-
-    async def _node(self, request: web.Request) -> web.Response:
-        found = await self._find_node(request.match_info["name"])
-        return web.Response(text="Node found") if found else web.Response(text="Node not found", status=404)
-
-    async def _challenge(self, request: web.Request) -> web.Response:
-        return web.Response(text=self._recovery.challenge(request.headers.get(join.NODE_NAME_HEADER, "")))
-
-    async def _certificate(self, request: web.Request) -> web.Response:
+    async def _certificate(self, request: Request) -> Answer:
         node = request.headers.get(join.NODE_NAME_HEADER, "")
         by = self._authenticate(request, node)
         usages = _usages(request)
@@ -121,20 +126,20 @@ class JoinDoor:
             await self._recovery.verify(request.headers, node, body)
         certificate = await self._authority.sign(body, node, usages)
         self._issued.labels(by).inc()
-        log.info("node %s at %s has a new certificate, by %s", node, request.remote, by)
+        log.info("node %s at %s has a new certificate, by %s", node, request.where, by)
         if by == "proof" and self._recorder is not None:
             await self._recorder.event(
                 {"kind": "Node", "name": node, "uid": node},
                 "Warning",
                 "ExpiredCertificateReplaced",
-                f"A node at {request.remote} proved that it holds the key of {node}'s expired certificate and has a "
+                f"A node at {request.where} proved that it holds the key of {node}'s expired certificate and has a "
                 "new one.",
             )
-        return web.Response(body=certificate, content_type=DER)
+        return Answer(200, certificate, DER)
 
-    def _authenticate(self, request: web.Request, node: str) -> str:
+    def _authenticate(self, request: Request, node: str) -> str:
         """What was shown: a certificate (TLS has verified it), a proof (yet to be judged), else a join token."""
-        if request.get_extra_info("peercert"):
+        if request.certificate:
             _demand_own_certificate(request, node)
             return "certificate"
         if join.CHALLENGE_HEADER in request.headers:
@@ -158,17 +163,9 @@ async def join_door(
     """Serve until left; gives the port."""
     grace = timedelta(days=config.expired_certificate_grace_period)
     door = JoinDoor(authority, find_node, grace=grace, recorder=recorder, registry=registry)
-    async with serve(
-        door.application(),
-        host=config.https.address,
-        port=config.https.port,
-        # wire: asked for, not required: a joining node has none yet
-        ssl_context=authority.context(client_certificate="optional"),
-        strangers=STRANGERS,
-        refusals=door.refusals,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        lingering_time=LINGER_SECONDS,
-    ) as (host, port):
+    # wire: asked for, not required: a joining node has none yet
+    context = authority.context(client_certificate="optional")
+    async with door.serve(host=config.https.address, port=config.https.port, ssl_context=context) as (host, port):
         log.info("nodes join at https://%s:%d", host, port)
         yield port
 
@@ -182,9 +179,9 @@ async def node_exists(client: Client, name: str) -> bool:
     return True
 
 
-def _demand_own_certificate(request: web.Request, node: str) -> None:
+def _demand_own_certificate(request: Request, node: str) -> None:
     try:
-        join.verify_subject(*subject_of(request), node)
+        join.verify_subject(*subject_in(request.certificate), node)
     except JoinRefused as refused:
         raise JoinRefused(
             f"failed to verify the certificate for edgenode: {node}, "
@@ -192,17 +189,17 @@ def _demand_own_certificate(request: web.Request, node: str) -> None:
         ) from refused
 
 
-def _usages(request: web.Request) -> list[int]:
+def _usages(request: Request) -> list[int]:
     try:
         return join.parse_extended_key_usages(request.headers.get(join.EXTENDED_KEY_USAGES_HEADER))
     except JoinRefused as refused:
         raise ValueError(str(refused)) from refused
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: Request) -> bytes:
     try:
-        return await read_body(request, READ_SECONDS)
+        return await request.body(join.MAX_CERTIFICATE_REQUEST, READ_SECONDS)
     except TimeoutError:
         raise ValueError(f"its body did not arrive within {READ_SECONDS:g} s") from None
-    except web.HTTPRequestEntityTooLarge:
+    except TooLarge:
         raise ValueError(f"it is larger than {join.MAX_CERTIFICATE_REQUEST} bytes") from None

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 from aiohttp import web
 
 from edgehive.api.registry import ApiResource
+from edgehive.kit.http import subject_of
 from edgehive.kube.client import Client
 from edgehive.kube.errors import ApiError, Forbidden, Unauthorized
-from edgehive.wire.ws import subject_of
 
 log = logging.getLogger("edgehive.cloudstream")
 

@@ -14,13 +14,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from edgehive.kit import metrics
+from edgehive.kit.http import subject_of
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.wire import join, tunnel
 from edgehive.wire.dialing import REFUSAL_HEADER
 from edgehive.wire.link import JoinRefused
 from edgehive.wire.streams import Stream, StreamBroken, Tunnel
 from edgehive.wire.tunnel_ws import accept
-from edgehive.wire.ws import subject_of
 
 log = logging.getLogger("edgehive.cloudstream")
 

@@ -27,7 +27,8 @@ from edgehive.kit.clock import Clock
 from edgehive.kit.ssl_contexts import client_context
 from edgehive.wire import join
 from edgehive.wire.link import EndedUnanswered, JoinRefused, Link, LinkClosed
-from edgehive.wire.ws import LinkMetrics, connect
+from edgehive.wire.link_metrics import LinkMetrics
+from edgehive.wire.ws import connect
 
 log = logging.getLogger("edgehive.edgehub")
 

@@ -13,8 +13,7 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from edgehive.testing.fleet import frames
-from edgehive.wire import join
+from edgehive.wire import frames, join
 from edgehive.wire.codec import MAX_FRAME
 from edgehive.wire.link import LinkClosed
 
@@ -68,7 +67,7 @@ class HubSocket(asyncio.Protocol):
         if transport.get_write_buffer_size() > MAX_UNSENT:
             self._break("the hub takes no data")
             raise LinkClosed(self._reason)
-        transport.write(frames.text(message))
+        transport.write(frames.client_frame(frames.TEXT, message))
 
     def cut(self, reason: str) -> None:
         """End the connection without a word, as a lost network does."""
@@ -119,9 +118,9 @@ class HubSocket(asyncio.Protocol):
 
     def _take_frames(self) -> None:
         buffer, at = self._buffer, 0
-        while (frame := frames.find(buffer, at, MAX_FRAME)) is not None:
+        while (frame := frames.find(buffer, at, MAX_FRAME, masked=False)) is not None:
             at = frame.end
-            self._take(frame, bytes(buffer[frame.start : frame.end]))
+            self._take(frame, frames.payload_of(buffer, frame))
         del buffer[:at]
 
     def _take(self, frame: frames.Frame, payload: bytes) -> None:
@@ -137,9 +136,9 @@ class HubSocket(asyncio.Protocol):
                 whole, self._parts = b"".join(self._parts), []
                 self._on_message(whole)
         elif frame.opcode == frames.PING and self._transport is not None:
-            self._transport.write(frames.pong(payload))
+            self._transport.write(frames.client_frame(frames.PONG, payload))
         elif frame.opcode == frames.CLOSE:
-            self._break(f"the hub closed the connection: {payload[2:].decode(errors='replace') or 'no reason given'}")
+            self._break(f"the hub closed the connection: {frames.close_reason(payload) or 'no reason given'}")
 
     def _break(self, reason: str) -> None:
         self._reason = self._reason or reason

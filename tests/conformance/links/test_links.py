@@ -2,19 +2,23 @@
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
 import trustme
-from aiohttp import web
 
 from edgehive.beehive.message import Header, Message, Route
+from edgehive.kit.refusals import Refusals
 from edgehive.wire import ws
 from edgehive.wire.acceptor import Acceptor
+from edgehive.wire.hub_door import HubDoor
 from edgehive.wire.link import Link, LinkClosed, Peer
 from edgehive.wire.memory import MemoryNetwork
+
+log = logging.getLogger(__name__)
 
 
 def message(number: int, content: object = None) -> Message:
@@ -34,22 +38,14 @@ class Network:
 @contextlib.asynccontextmanager
 async def websocket_network(server: ssl.SSLContext | None, client: ssl.SSLContext | None) -> AsyncIterator[Network]:
     acceptor = Acceptor("the test's cloud")
-    app = web.Application()
-    app.router.add_route("GET", "/{path:.*}", ws.handler(acceptor))
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    site = web.TCPSite(runner, "localhost", 0, ssl_context=server)
-    await site.start()
-    port = runner.addresses[0][1]
-    scheme = "wss" if server else "ws"
+    door = HubDoor(acceptor, Refusals("test", log))
+    async with door.serve(host="127.0.0.1", port=0, ssl_context=server) as (_, port):
+        scheme = "wss" if server else "ws"
 
-    async def dial() -> Link:
-        return await ws.connect(f"{scheme}://localhost:{port}", node="edge-1", project_id="p", ssl_context=client)
+        async def dial() -> Link:
+            return await ws.connect(f"{scheme}://localhost:{port}", node="edge-1", project_id="p", ssl_context=client)
 
-    try:
         yield Network(dial, acceptor)
-    finally:
-        await runner.cleanup()
 
 
 def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:

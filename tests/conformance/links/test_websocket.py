@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -15,9 +16,14 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from edgehive.beehive.message import Message
+from edgehive.kit.refusals import Refusals
 from edgehive.wire import codec, ws
 from edgehive.wire.acceptor import Acceptor
+from edgehive.wire.hub_door import HubDoor
 from edgehive.wire.link import JoinRefused, Link, LinkClosed, ProtocolError
+from edgehive.wire.link_metrics import LinkMetrics
+
+log = logging.getLogger(__name__)
 
 HEADERS = {"node_id": "edge-1", "project_id": "p", "ConnectionUse": "msg"}
 IMPATIENT = aiohttp.ClientWSTimeout(ws_close=0.05)
@@ -40,17 +46,9 @@ class Cloud:
 @contextlib.asynccontextmanager
 async def serve(context: ssl.SSLContext | None = None) -> AsyncIterator[Cloud]:
     cloud = Cloud(Acceptor("the test's cloud"))
-    app = web.Application()
-    app.router.add_route("GET", "/{path:.*}", ws.handler(cloud.acceptor, metrics=ws.LinkMetrics(cloud.registry)))
-    runner = web.AppRunner(app, shutdown_timeout=0.5)
-    await runner.setup()
-    await web.TCPSite(runner, "localhost", 0, ssl_context=context).start()
-    cloud.port = runner.addresses[0][1]
-    try:
-        async with cloud.acceptor:
-            yield cloud
-    finally:
-        await runner.cleanup()
+    door = HubDoor(cloud.acceptor, Refusals("test", log, cloud.registry), metrics=LinkMetrics(cloud.registry))
+    async with door.serve(host="127.0.0.1", port=0, ssl_context=context) as (_, cloud.port), cloud.acceptor:
+        yield cloud
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Joining over real TLS: against cloudhub's own join server, and against impostors."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ from edgehive.edgecore.edgehub.identity import Identity
 from edgehive.kit import tls
 from edgehive.kit.clock import FixedClock, SystemClock
 from edgehive.kit.http import serve
+from edgehive.kit.refusals import Refusals
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.wire import join
 from edgehive.wire.acceptor import Acceptor
+from edgehive.wire.hub_door import HubDoor
 from edgehive.wire.link import JoinRefused, LinkClosed
-from edgehive.wire.ws import handler
 
 DAY = timedelta(days=1)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,16 +62,15 @@ async def cloud_at(
         return True
 
     acceptor = Acceptor("the hub")
-    hub_app = web.Application()
-    hub_app.router.add_get("/{path:.*}", handler(acceptor))
+    hub = HubDoor(acceptor, Refusals("hub", log))
     joining = authority.context(client_certificate="optional")
     linking = authority.context(client_certificate="required")
+    there = {"host": "127.0.0.1", "port": 0}
+    ours = JoinDoor(authority, find, grace=grace).serve(ssl_context=joining, **there)
     async with (
         signer,
-        serve(
-            app or JoinDoor(authority, find, grace=grace).application(), host="127.0.0.1", port=0, ssl_context=joining
-        ) as (_, port),
-        serve(hub_app, host="127.0.0.1", port=0, ssl_context=linking) as (_, hub_port),
+        ours if app is None else serve(app, ssl_context=joining, **there) as (_, port),
+        hub.serve(ssl_context=linking, **there) as (_, hub_port),
         acceptor,
     ):
         yield Cloud(authority, f"https://127.0.0.1:{port}", f"127.0.0.1:{hub_port}", acceptor)

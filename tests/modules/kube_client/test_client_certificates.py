@@ -10,13 +10,12 @@ from aiohttp import web
 from edgehive.api.registry import NODES
 from edgehive.kit import tls
 from edgehive.kit.clock import SystemClock
-from edgehive.kit.http import serve
+from edgehive.kit.http import serve, subject_of
 from edgehive.kit.keypair import KeyPair
 from edgehive.kit.ssl_contexts import server_context
 from edgehive.kube.errors import Unauthorized
 from edgehive.kube.http_client import HttpClient
 from edgehive.kube.kubeconfig import load
-from edgehive.wire.ws import subject_of
 
 NOW, DAY = SystemClock().now(), timedelta(days=1)
 
