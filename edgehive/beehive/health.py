@@ -4,10 +4,13 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from edgehive.beehive.hive import Hive
+from edgehive.kit import process_metrics
 
 
 def routes(hive: Hive, registry: CollectorRegistry | None = None) -> list[web.RouteDef]:
     """Routes to add to any aiohttp application."""
+    told = registry or hive.registry
+    process_metrics.expose(told)
 
     async def healthz(_: web.Request) -> web.Response:
         health = hive.health()
@@ -34,7 +37,7 @@ def routes(hive: Hive, registry: CollectorRegistry | None = None) -> list[web.Ro
         )
 
     async def metrics(_: web.Request) -> web.Response:
-        body = generate_latest(registry or hive.registry)
+        body = generate_latest(told)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return [

@@ -210,6 +210,10 @@ class Sessions:
     def nodes(self) -> list[str]:
         return list(self._by_node)
 
+    def waiting(self) -> int:
+        """Messages in all outboxes."""
+        return sum(len(session.outbox) for session in self._by_node.values())
+
     def next_epoch(self) -> int:
         return next(self._epochs)
 
