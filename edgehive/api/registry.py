@@ -158,6 +158,11 @@ CUSTOM_RESOURCE_DEFINITIONS = _row(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", False, "crd", "crds",
     categories=("api-extensions",), subresources=("status",),
 )  # fmt: skip
+#: Who serves which group behind the API server; only one that aggregates has it.
+API_SERVICES = _row(
+    "apiregistration.k8s.io", "v1", "APIService", "apiservices", False, categories=("api-extensions",),
+    subresources=("status",),
+)  # fmt: skip
 
 #: KubeEdge's own kinds, served as CRDs.
 OBJECT_SYNCS = _row(

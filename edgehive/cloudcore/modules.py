@@ -40,12 +40,24 @@ def enabled(config: CloudCore, *, doors: bool = True) -> list[str]:
 
 def _cloudstream(deps: CloudDeps) -> Module:
     """Imported when it is made: switched off it costs no memory."""
-    from edgehive.cloudcore.cloudhub.authority import Authority
+    from edgehive.cloudcore.cloudhub.authority import LIFETIME, Authority
+    from edgehive.cloudcore.cloudhub.questions import NewServer
     from edgehive.cloudcore.cloudhub.signer import Signer
     from edgehive.cloudcore.cloudstream.cloudstream import CloudStream
+    from edgehive.cloudcore.cloudstream.metrics_door import Serving
+    from edgehive.kit.keypair import certificate_pem
+
+    async def load(signer: Signer) -> Authority:
+        return await Authority.load(deps.client, deps.clock, deps.config.modules.cloud_hub, signer)
 
     async def identity() -> Authority:
         async with Signer() as signer:
-            return await Authority.load(deps.client, deps.clock, deps.config.modules.cloud_hub, signer)
+            return await load(signer)
 
-    return CloudStream(deps, identity)
+    async def issue(name: str) -> Serving:
+        async with Signer() as signer:
+            ca = (await load(signer)).ca
+            answer = await signer.ask(NewServer(ca, name, [name], deps.clock.now(), LIFETIME))
+        return Serving(answer.pair, certificate_pem(ca.certificate))
+
+    return CloudStream(deps, identity, issue)

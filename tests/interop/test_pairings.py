@@ -398,6 +398,24 @@ def test_port_forward(pairing: Pairing) -> None:
     pairing.delete_pods("page")
 
 
+def test_top_shows_what_the_node_and_its_pods_use(pairing: Pairing) -> None:
+    """metrics.k8s.io, by the API server's own word, of the node and of a pod with a container."""
+    if pairing.cast.stock_cloudcore:
+        pytest.skip("stock cloudcore serves no metrics")
+    pairing.apply(pod("worker-ant", "trap 'exit 0' TERM; while true; do sleep 0.05; done"))
+    pairing.until_running("worker-ant")
+    pairing.until("the pod's metrics", lambda: pairing.tries("top", "pod", "worker-ant", "--containers"))
+    (row,) = pairing.kubectl("top", "pod", "worker-ant", "--containers", "--no-headers").splitlines()
+    assert row.split()[:2] == ["worker-ant", "main"]
+    (row,) = pairing.kubectl("top", "node", "--no-headers").splitlines()
+    name, cpu, _, memory, _ = row.split()
+    assert name == NODE
+    assert int(cpu.removesuffix("m")) > 0
+    assert int(memory.removesuffix("Mi")) > 0
+    assert pairing.tries("api-resources", "--api-group=metrics.k8s.io")
+    pairing.delete_pods("worker-ant")
+
+
 # Apart and together again
 
 

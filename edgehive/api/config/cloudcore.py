@@ -232,6 +232,12 @@ class DynamicController(_Section, frozen=True):
     enable: bool = False
 
 
+class MetricsApi(_Section, frozen=True):
+    """metrics.k8s.io, which `kubectl top` asks: served by cloudcore where the cluster has nobody else for it."""
+
+    enable: bool = True
+
+
 class CloudStream(_Section, frozen=True):
     """Tunnel for logs, exec, attach, port-forward and metrics. On unless the file says otherwise (Go: off)."""
 
@@ -256,6 +262,7 @@ class CloudStream(_Section, frozen=True):
     )
     #: Whether the API server must show who it is at the stream port; "audit" logs and serves.
     authentication: Literal["required", "audit"] = "required"
+    metrics_api: MetricsApi = msgspec.field(default_factory=MetricsApi, name="metricsAPI")
 
 
 class Router(_Section, frozen=True):

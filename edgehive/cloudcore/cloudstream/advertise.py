@@ -61,6 +61,11 @@ class Advertiser:
             await self.client.patch(NODES, node.meta.name, patch, type=PatchType.MERGE, subresource="status")
             log.info("the API server reaches node %s at port %d of this cloudcore", node.meta.name, self.port)
 
+    def leads_here(self, node: Document) -> bool:
+        """Whether the API server comes to this cloudcore for the node."""
+        endpoint = endpoints.endpoint_of(node)
+        return endpoint is not None and (endpoint.addresses, endpoint.port) == (list(self.addresses or ()), self.port)
+
     async def _annotate(self, node: Document, wanted: Endpoint) -> Document:
         """Before the status: the node's own port is known nowhere else."""
         text = wanted.annotation if self.addresses is not None else None
@@ -76,12 +81,17 @@ class Advertiser:
 
 async def addresses_of(address: str, types: Sequence[str]) -> list[dict[str, str]]:
     """One entry of each type; a name stands where a name may, its IP address elsewhere."""
-    numeric = address
+    resolved = await numeric(address)
+    return [{"type": type, "address": resolved if type.endswith("IP") else address} for type in types]
+
+
+async def numeric(address: str) -> str:
+    """The IP address of a name; what cannot be resolved stays what it is."""
     try:
         ipaddress.ip_address(address)
     except ValueError:
-        numeric = await _resolve(address)
-    return [{"type": type, "address": numeric if type.endswith("IP") else address} for type in types]
+        return await _resolve(address)
+    return address
 
 
 async def _resolve(name: str) -> str:

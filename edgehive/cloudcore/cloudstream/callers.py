@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -45,20 +45,49 @@ class Refused(Exception):
 
 
 class Caller(NamedTuple):
+    """`extra` is what the cluster's authenticators say besides, by name; authorizers may judge by it."""
+
     user: str
     groups: tuple[str, ...]
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 #: Whoever shows nothing, where that is only audited.
 ANONYMOUS = Caller("system:anonymous", ("system:unauthenticated",))
 
 
-class Question(NamedTuple):
-    """May the caller do this to the node?"""
+class Question(Protocol):
+    """What a caller may do or not; hashable, and in words after "may"."""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The part of a SubjectAccessReview's spec that says what is asked."""
+        ...
+
+    @property
+    def mend(self) -> str:
+        """How somebody comes to be allowed."""
+        ...
+
+
+class OfNode(NamedTuple):
+    """May the caller do this to the node's kubelet?"""
 
     verb: str
     node: str
     subresource: str
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        subject = {"version": "v1", "resource": "nodes", "subresource": self.subresource, "name": self.node}
+        return {"resourceAttributes": {"verb": self.verb} | subject}
+
+    @property
+    def mend(self) -> str:
+        return "bind it to ClusterRole system:kubelet-api-admin"
+
+    def __str__(self) -> str:
+        return f"{self.verb} nodes/{self.subresource} of {self.node}"
 
 
 class Callers:
@@ -119,15 +148,9 @@ class Callers:
         return await _kept(self._access, (caller, question), lambda: self._review(caller, question))
 
     async def _review(self, caller: Caller, question: Question) -> tuple[float, str]:
-        attributes = {
-            "verb": question.verb,
-            "version": "v1",
-            "resource": "nodes",
-            "subresource": question.subresource,
-            "name": question.node,
-        }
-        spec = {"user": caller.user, "groups": list(caller.groups), "resourceAttributes": attributes}
-        what = f"{question.verb} nodes/{question.subresource} of {question.node}"
+        spec = {"user": caller.user, "groups": list(caller.groups)} | question.attributes
+        if caller.extra:
+            spec["extra"] = {name: list(values) for name, values in caller.extra}
         try:
             status = await self._ask(_ACCESS, spec)
         except Forbidden as error:
@@ -135,11 +158,11 @@ class Callers:
                 return ALLOWED_SECONDS, ""
             return (
                 REFUSED_SECONDS,
-                f"whether {caller.user} may {what} cannot be asked: {error}",
+                f"whether {caller.user} may {question} cannot be asked: {error}",
             )
         if status.get("allowed"):
             return ALLOWED_SECONDS, ""
-        return REFUSED_SECONDS, f"{caller.user} may not {what}: bind it to ClusterRole system:kubelet-api-admin"
+        return REFUSED_SECONDS, f"{caller.user} may not {question}: {question.mend}"
 
     async def _ask(self, resource: ApiResource, spec: dict[str, Any]) -> dict[str, Any]:
         body = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}

@@ -19,9 +19,14 @@ from typing import Protocol
 from edgehive.api.config.cloudcore import CloudStream as CloudStreamConfig
 from edgehive.api.registry import CONFIG_MAPS, NODES, PODS
 from edgehive.beehive.module import Ready
-from edgehive.cloudcore.cloudstream.advertise import Advertiser, addresses_of
+from edgehive.cloudcore.cloudstream.advertise import Advertiser, addresses_of, numeric
 from edgehive.cloudcore.cloudstream.callers import Callers
+from edgehive.cloudcore.cloudstream.cluster_metrics import ClusterMetrics
+from edgehive.cloudcore.cloudstream.front_proxy import FrontProxy
 from edgehive.cloudcore.cloudstream.kubelet_face import KubeletFace
+from edgehive.cloudcore.cloudstream.metrics_door import AUTHENTICATION, Issue, MetricsDoor
+from edgehive.cloudcore.cloudstream.metrics_face import MetricsFace
+from edgehive.cloudcore.cloudstream.metrics_registration import SERVER_NAME, Registration
 from edgehive.cloudcore.cloudstream.tunnelport import negotiate
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
@@ -36,8 +41,6 @@ log = logging.getLogger("edgehive.cloudstream")
 
 LOCATE_SECONDS = 10.0
 STOP_SECONDS = 3.0
-#: Where a cluster publishes the CA of its clients; kubeadm's kubelet client certificate is signed by it.
-_AUTHENTICATION = ("extension-apiserver-authentication", "kube-system", "client-ca-file")
 
 
 class TlsFilesUnusable(Fatal):
@@ -62,14 +65,17 @@ class Identity(Protocol):
 
 
 class CloudStream:
-    """See the file's head. `identity` finds or makes the cloud's certificates."""
+    """See the file's head. `identity` finds or makes the cloud's certificates; without `issue` there are no metrics."""
 
     name: str = CloudModule.CLOUD_STREAM
     group: str = CloudModule.CLOUD_STREAM
     needs: tuple[str, ...] = ()
 
-    def __init__(self, deps: CloudDeps, identity: Callable[[], Awaitable[Identity]]) -> None:
+    def __init__(
+        self, deps: CloudDeps, identity: Callable[[], Awaitable[Identity]], issue: Issue | None = None
+    ) -> None:
         self._deps = deps
+        self._issue = issue
         self._config: CloudStreamConfig = deps.config.modules.cloud_stream
         self._identity = identity
         self._pods = deps.informers.of(PODS)
@@ -85,12 +91,16 @@ class CloudStream:
                 announce=advertiser.hold,
                 registry=self._deps.registry,
             )
+            metrics = await self._metrics_door(tunnels, advertiser)
             await doors.enter_async_context(self._tunnel_door(tunnels, files))
-            await doors.enter_async_context(await self._stream_door(tunnels, files, doors))
+            await doors.enter_async_context(await self._stream_door(tunnels, files, doors, metrics))
             # Pushed last, so it runs first: doors close quickly when nobody stands in them.
             doors.push_async_callback(_end_tunnels, tunnels)
             ready()
-            await self._keep_advertised(tunnels, advertiser)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_advertised(tunnels, advertiser), name="kubelet endpoints")
+                if metrics is not None:
+                    tasks.create_task(metrics.keep(), name="metrics.k8s.io")
 
     # Doors
 
@@ -104,7 +114,7 @@ class CloudStream:
         return serve(tunnels.app(), host=config.address, port=config.tunnel_port, ssl_context=context)
 
     async def _stream_door(
-        self, tunnels: Tunnels, hub: TlsFiles, doors: AsyncExitStack
+        self, tunnels: Tunnels, hub: TlsFiles, doors: AsyncExitStack, metrics: MetricsDoor | None
     ) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
         config = self._config
         own = _pair(config.tls_stream_cert_file, config.tls_stream_private_key_file)
@@ -119,17 +129,31 @@ class CloudStream:
         context = _context("stream", certificate, key, bundle, client_certificate="optional")
         callers = Callers(self._deps.client, enforce=config.authentication == "required")
         face = KubeletFace(tunnels, self._locate, callers, self._deps.registry)
-        return serve(face.app(), host=config.address, port=config.stream_port, ssl_context=context)
+        before = [metrics.middleware] if metrics is not None else []
+        if metrics is not None:
+            metrics.stand_at(context)
+        return serve(face.app(*before), host=config.address, port=config.stream_port, ssl_context=context)
+
+    async def _metrics_door(self, tunnels: Tunnels, advertiser: Advertiser) -> MetricsDoor | None:
+        if self._issue is None or not self._config.metrics_api.enable:
+            return None
+        front = FrontProxy(SERVER_NAME, (issued := await self._issue(SERVER_NAME)).certificate)
+        client, registry = self._deps.client, self._deps.registry
+        cluster = ClusterMetrics(
+            client, self._deps.clock, tunnels, self._nodes, self._pods, is_away=advertiser.leads_here
+        )
+        address = await numeric(self._config.advertise_address or self._deps.address)
+        registration = Registration(client, address, self._config.stream_port, issued.ca_pem)
+        return MetricsDoor(client, MetricsFace(front, Callers(client), cluster, registry), registration)
 
     async def _client_authorities(self) -> str:
         """The CAs (PEM) of those who may ask: the configured file, else the cluster's own."""
         if configured := _text_of(self._config.tls_stream_ca_file):
             return configured
-        name, namespace, key = _AUTHENTICATION
         published = ""
         try:
-            config_map = await self._deps.client.get(CONFIG_MAPS, name, namespace)
-            published = str((config_map.to_dict().get("data") or {}).get(key) or "")
+            config_map = await self._deps.client.get(CONFIG_MAPS, *AUTHENTICATION)
+            published = str((config_map.to_dict().get("data") or {}).get("client-ca-file") or "")
         except ApiError as error:
             log.info("the cluster publishes no CA for clients: %s", error)
         return "\n".join(text for text in dict.fromkeys((self._deps.api_ca.strip(), published.strip())) if text)

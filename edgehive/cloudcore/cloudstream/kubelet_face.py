@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
-from edgehive.cloudcore.cloudstream.callers import Caller, Callers, Question, Refused
+from edgehive.cloudcore.cloudstream.callers import Caller, Callers, OfNode, Refused
 from edgehive.cloudcore.cloudstream.farewell import SpdyWithFarewell
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.kit import metrics
@@ -57,14 +58,14 @@ class KubeletFace:
             "edgehive_stream_requests", "Requests at the stream port.", ["kind", "outcome"], registry=registry
         )
 
-    def app(self) -> web.Application:
-        """The routes of a kubelet that Go's stream server has, and portForward."""
+    def app(self, *before: Middleware) -> web.Application:
+        """The routes of a kubelet that Go's stream server has, and portForward. `before` may answer instead."""
 
         @web.middleware
         async def excused(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await self._excused(request, handler)
 
-        app = web.Application(middlewares=[excused])
+        app = web.Application(middlewares=[*before, excused])
         add = app.router.add_route
         add("GET", "/containerLogs/{namespace}/{pod}/{container}", self._logs)
         for kind, type in (("exec", FrameType.EXEC), ("attach", FrameType.ATTACH)):
@@ -140,7 +141,7 @@ class KubeletFace:
 
     async def _permit(self, request: web.Request, verb: str, node: str, subresource: str) -> None:
         if self._callers is not None:
-            await self._callers.demand(request[_CALLER], Question(verb, node, subresource))
+            await self._callers.demand(request[_CALLER], OfNode(verb, node, subresource))
 
     # Bodies
 

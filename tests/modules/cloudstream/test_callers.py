@@ -8,10 +8,10 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from edgehive.api.document import Document
-from edgehive.cloudcore.cloudstream.callers import Callers, Question, Refused
+from edgehive.cloudcore.cloudstream.callers import Callers, OfNode, Refused
 from edgehive.kube.errors import Forbidden
 
-EXEC = Question("create", "n1", "proxy")
+EXEC = OfNode("create", "n1", "proxy")
 pytestmark = pytest.mark.looptime
 
 
