@@ -50,9 +50,6 @@ class HubMetrics:
         self.waiting = Gauge(
             "edgehive_hub_waiting_messages", "Messages that wait in the outboxes of connected nodes.", registry=registry
         )
-        self.waiting = Gauge(
-            "edgehive_hub_waiting_messages", "Messages that wait in the outboxes of connected nodes.", registry=registry
-        )
         self.refused = Counter("edgehive_hub_refused_messages", "Messages a node may not send.", registry=registry)
         self.dropped = Counter(
             "edgehive_hub_dropped_messages", "Answers and notices a node was too slow for.", registry=registry
@@ -79,7 +76,6 @@ class CloudHub:
         self._tasks: asyncio.TaskGroup | None = None
         self._metrics = metrics
         self._conduct = Conduct(metrics.refusals)
-        metrics.waiting.set_function(self._sessions.waiting)
         metrics.waiting.set_function(self._sessions.waiting)
 
     async def run(self, ready: Ready) -> None:
