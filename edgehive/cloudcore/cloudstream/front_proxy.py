@@ -17,10 +17,10 @@ import msgspec
 from aiohttp import web
 
 from edgehive.cloudcore.cloudstream.callers import Caller, Refused
+from edgehive.kit.http import subject_of
 from edgehive.kit.keypair import KeyPair
 from edgehive.kit.ssl_contexts import server_context_in_memory
 from edgehive.kube.errors import Unauthorized
-from edgehive.wire.ws import subject_of
 
 
 class Trust(NamedTuple):
