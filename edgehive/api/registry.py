@@ -181,6 +181,10 @@ DEVICE_MODELS = _row("devices.kubeedge.io", "v1beta1", "DeviceModel", "devicemod
 DEVICE_STATUSES = _row("devices.kubeedge.io", "v1beta1", "DeviceStatus", "devicestatuses", True)
 RULES = _row("rules.kubeedge.io", "v1", "Rule", "rules", True)
 RULE_ENDPOINTS = _row("rules.kubeedge.io", "v1", "RuleEndpoint", "ruleendpoints", True, "re")
+SERVICE_ACCOUNT_ACCESSES = _row(
+    "policy.kubeedge.io", "v1alpha1", "ServiceAccountAccess", "serviceaccountaccesses", True, "saaccess",
+    subresources=("status",),
+)  # fmt: skip
 
 #: Kinds a Kubernetes API server has built in, in discovery order.
 BUILTIN: tuple[ApiResource, ...] = (
@@ -201,8 +205,11 @@ KUBEEDGE: tuple[ApiResource, ...] = (
     OBJECT_SYNCS, CLUSTER_OBJECT_SYNCS, DEVICES, DEVICE_MODELS, DEVICE_STATUSES, RULES, RULE_ENDPOINTS,
 )  # fmt: skip
 
-_BY_KIND = {(row.group, row.version, row.kind): row for row in BUILTIN + KUBEEDGE}
-_BY_EDGE_TYPE = {row.edge_type: row for row in BUILTIN + KUBEEDGE}
+#: Kinds that a stock cloudcore sends to its nodes and that nobody here defines.
+_SENT = (SERVICE_ACCOUNT_ACCESSES,)
+
+_BY_KIND = {(row.group, row.version, row.kind): row for row in BUILTIN + KUBEEDGE + _SENT}
+_BY_EDGE_TYPE = {row.edge_type: row for row in BUILTIN + KUBEEDGE + _SENT}
 
 
 def by_kind(api_version: str, kind: str) -> ApiResource | None:

@@ -14,8 +14,9 @@ from edgehive.wire.names import ResourceType
 from edgehive.wire.payloads import read_error
 from edgehive.wire.resource import Resource
 
-#: wire: the Go cloud resends these without kind and apiVersion (wire.md checklist row 32); the resource tells them.
-_MAY_LACK_KIND = frozenset({ResourceType.DEVICE, ResourceType.DEVICE_MODEL})
+#: wire: the Go cloud sends these without kind and apiVersion (wire.md checklist row 32; what service accounts may do,
+#: always); the resource tells them.
+_MAY_LACK_KIND = frozenset({ResourceType.DEVICE, ResourceType.DEVICE_MODEL, ResourceType.SERVICE_ACCOUNT_ACCESS})
 #: What the object of a patch is stored as.
 _ROW_TYPES: dict[str, str] = {
     ResourceType.POD_PATCH: ResourceType.POD,

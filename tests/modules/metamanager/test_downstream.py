@@ -70,6 +70,16 @@ async def test_a_recreated_pod_is_told_as_an_end_and_a_beginning(node, pod):
     ]
 
 
+async def test_what_service_accounts_may_do_comes_without_its_type_and_is_stored(node):
+    """[32, 36] A Go cloud sends nothing else to the node until this is acknowledged."""
+    path = "default/serviceaccountaccess/reader"
+    access = {"metadata": {"name": "reader", "namespace": "default", "uid": "u9", "resourceVersion": "7"}, "spec": {}}
+    await node.push("update", path, access, source="policycontroller")
+    await node.hub.wait_for("response", path)
+    stored = await node.store.get(path)
+    assert (stored.api_version, stored.kind) == ("policy.kubeedge.io/v1alpha1", "ServiceAccountAccess")
+
+
 @pytest.mark.parametrize("field", ["kind", "apiVersion"])
 async def test_an_object_without_type_is_refused_and_never_stored(node, pod, field):
     broken = pod()
