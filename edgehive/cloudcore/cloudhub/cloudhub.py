@@ -72,7 +72,9 @@ class CloudHub:
         self._mailbox = deps.bus.register(self.name, self.group, size=8192)
         self._sessions = Sessions(silence=self._config.keepalive_interval)
         self._ownership = Ownership(deps, self._sessions, records, self._greet)
-        self._downstream = dispatch.Downstream(self._sessions, records, self._node_deleted, deps.standing.owns)
+        self._downstream = dispatch.Downstream(
+            self._sessions, records, self._node_deleted, deps.standing.owns, self._greet
+        )
         self._tasks: asyncio.TaskGroup | None = None
         self._metrics = metrics
         self._conduct = Conduct(metrics.refusals)
@@ -161,6 +163,7 @@ class CloudHub:
 
     def _ask(self, session: Session) -> None:
         session.answered()
+        session.asked += 1
         session.notice(inventory.question(timestamp=self._now()))
         session.asking = asyncio.get_running_loop().call_later(ASK_AGAIN_SECONDS, self._ask, session)
 

@@ -18,7 +18,7 @@ from edgehive.beehive.message import Message
 from edgehive.cloudcore.cloudhub.outbox import Parcel, Verdict
 from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.objectsync import DeliveryRecords, ObjectRef
-from edgehive.wire import inventory, payloads
+from edgehive.wire import payloads
 from edgehive.wire import resource as paths
 from edgehive.wire.inventory import Held
 from edgehive.wire.names import (
@@ -97,8 +97,10 @@ class Downstream:
         records: DeliveryRecords,
         on_node_deleted: Callable[[str], None],
         owns: Callable[[str], bool],
+        ask: Callable[[Session], None],
     ) -> None:
         self._owns = owns
+        self._ask = ask
         self._sessions = sessions
         self._records = records
         self._on_node_deleted = on_node_deleted
@@ -114,7 +116,9 @@ class Downstream:
             self._on_node_deleted(node)
             return
         session = self._sessions.get(node)
-        if path == Path.INVENTORY and (session is None or inventory.OFFER not in (session.offers or ())):
+        if path == Path.INVENTORY:
+            if session is not None:
+                self._ask(session)
             return
         if not payloads.needs_ack(message):
             if session is not None:

@@ -66,6 +66,8 @@ class Session:
         self.offers: frozenset[str] | None = None
         #: Runs while an inventory is asked for and has not come.
         self.asking: asyncio.TimerHandle | None = None
+        #: Questions for an inventory whose answers may come.
+        self.asked = 0
 
     # Filling the outbox
 
@@ -170,10 +172,11 @@ class Session:
 
     def _answered(self, message: Message) -> None:
         if message.route.resource == Path.INVENTORY:
-            if self.asking is None or self.asking.cancelled():
+            if not self.asked:
                 self._conduct.told_unasked(self.node)
-            else:
-                self._on_inventory(self, message)
+                return
+            self.asked -= 1
+            self._on_inventory(self, message)
             return
         id = message.header.parent_id
         parcel = self.outbox.acknowledge(id)

@@ -6,7 +6,7 @@ import pytest
 
 from edgehive.api.registry import CONFIG_MAPS, NODES, OBJECT_SYNCS, PODS, SECRETS
 from edgehive.beehive.message import Message
-from edgehive.testing.cloud import Cloud, cloud
+from edgehive.testing.cloud import EDGE_LABEL, Cloud, cloud
 from edgehive.testing.cluster import Cluster
 from edgehive.wire.inventory import Held
 from edgehive.wire.names import Path
@@ -164,3 +164,14 @@ async def test_what_its_pods_need_and_changed_while_there_was_no_node_is_told_wh
         edge = await it.edge("n1")
         message = await edge.expect_object("default/configmap/settings")
         assert message.read(dict)["data"] == {"k": "v"}
+
+
+async def test_what_a_node_answers_when_it_is_asked_for_another_reason_counts_too() -> None:
+    """It is asked as it connects, and again as its Node appears."""
+    async with cloud() as it:
+        edge = await it.edge("n1", register=False, holds=[])
+        await asyncio.sleep(8)
+        edge.holds = [held("pod", "old", "u-1")]
+        await edge.request("insert", "null/node/n1", {"metadata": {"name": "n1", "labels": {EDGE_LABEL: ""}}})
+        message = await edge.expect_object("default/pod/old", "delete")
+        await edge.ack(message)
