@@ -35,7 +35,8 @@ from edgehive.kit import config as configuration
 from edgehive.kit import log as logs
 from edgehive.kit.clock import Clock, SystemClock
 from edgehive.kit.config import ConfigError
-from edgehive.kit.http import PortInUse, serve
+from edgehive.kit.fatal import Fatal
+from edgehive.kit.http import serve
 from edgehive.kit.memory import release_when_settled
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
@@ -136,6 +137,19 @@ def with_address(config: CloudCore) -> CloudCore:
     return msgspec.structs.replace(config, modules=msgspec.structs.replace(config.modules, cloud_hub=hub))
 
 
+def with_replica(config: CloudCore, worker: int | None = None) -> CloudCore:
+    """The configuration with this process's own name, address and port among the replicas; workers count up."""
+    common, port = config.common_config, config.common_config.replica.port
+    name = common.replica.name or f"{socket.gethostname()}:{config.modules.cloud_hub.websocket.port}"
+    replica = msgspec.structs.replace(
+        common.replica,
+        name=name if worker is None else f"{name}/{worker}",
+        address=common.replica.address or own_address(),
+        port=port + (worker or 0) if port else 0,
+    )
+    return msgspec.structs.replace(config, common_config=msgspec.structs.replace(common, replica=replica))
+
+
 def own_address() -> str:
     """The address this machine would speak from to others; no packet is sent."""
     for family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
@@ -218,7 +232,7 @@ def main(path: str, defaultconfig: bool, minconfig: bool, log_level: str) -> Non
     logs.setup(log_level)
     try:
         _run(configuration.load(Path(path), CloudCore), Path(path))
-    except (ConfigError, KubeconfigError, ModuleFailed, UnknownModule, PortInUse) as error:
+    except (ConfigError, KubeconfigError, ModuleFailed, UnknownModule, Fatal) as error:
         click.echo(f"cloudcore: {error}", err=True)
         sys.exit(1)
 
@@ -234,7 +248,14 @@ def _run(config: CloudCore, config_file: Path) -> None:
 async def _serve(config: CloudCore, access: ClusterAccess, config_file: Path) -> None:
     async with HttpClient(access) as client:
         log.info("cloudcore %s serves edge nodes for %s", __version__, access.server)
-        await run_cloudcore(config, client, api_ca=access.certificate_authority.decode(), config_file=config_file)
+        config = with_replica(config)
+        await run_cloudcore(
+            config,
+            client,
+            api_ca=access.certificate_authority.decode(),
+            config_file=config_file,
+            replica=config.common_config.replica.name,
+        )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def _cloudstream(deps: CloudDeps) -> Module:
     from edgehive.cloudcore.cloudhub.signer import Signer
     from edgehive.cloudcore.cloudstream.cloudstream import CloudStream
     from edgehive.cloudcore.cloudstream.metrics_door import Serving
+    from edgehive.cloudcore.cloudstream.peers import PEER_NAME, PeerCertificate
     from edgehive.kit.keypair import certificate_pem
 
     async def load(signer: Signer) -> Authority:
@@ -54,10 +55,14 @@ def _cloudstream(deps: CloudDeps) -> Module:
         async with Signer() as signer:
             return await load(signer)
 
-    async def issue(name: str) -> Serving:
+    async def issue(name: str, *, client_too: bool = False) -> Serving:
         async with Signer() as signer:
             ca = (await load(signer)).ca
-            answer = await signer.ask(NewServer(ca, name, [name], deps.clock.now(), LIFETIME))
+            question = NewServer(ca, name, [name], deps.clock.now(), LIFETIME, client_too=client_too)
+            answer = await signer.ask(question)
         return Serving(answer.pair, certificate_pem(ca.certificate))
 
-    return CloudStream(deps, identity, issue)
+    async def introduce() -> PeerCertificate:
+        return PeerCertificate(*await issue(PEER_NAME, client_too=True))
+
+    return CloudStream(deps, identity, issue, introduce)

@@ -27,10 +27,23 @@ class MonitorServer(_Section, frozen=True):
     enable_profiling: bool = False
 
 
+class Replica(_Section, frozen=True):
+    """This cloudcore among several on one API. Ours alone."""
+
+    #: What it is called among them; "" is this machine's host name with the hub's port.
+    name: str = ""
+    #: Where the others bring it streams for its nodes; "" is this machine's address, 0 any free port.
+    address: str = ""
+    port: Port = 0
+
+
 class CommonConfig(_Section, frozen=True):
     #: Node port of the log and exec tunnel; overridden by negotiation.
     tunnel_port: Port = 10350
     monitor_server: MonitorServer = msgspec.field(default_factory=MonitorServer)
+    #: Processes that share the ports and the nodes; more than one for more than one core. Ours from here on.
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    replica: Replica = msgspec.field(default_factory=Replica)
 
 
 class KubeAPIConfig(_Section, frozen=True):

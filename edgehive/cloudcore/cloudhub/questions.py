@@ -22,13 +22,14 @@ class NewAuthority(_Question, frozen=True):
 
 
 class NewServer(_Question, frozen=True):
-    """A server's certificate and key."""
+    """A server's certificate and key; `client_too` for one that is shown when dialling as well."""
 
     authority: KeyPair
     common_name: str
     names: list[str]
     now: datetime
     lifetime: timedelta
+    client_too: bool = False
 
 
 class ReadPem(_Question, frozen=True):

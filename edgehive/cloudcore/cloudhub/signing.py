@@ -56,7 +56,7 @@ def _(question: questions.NewServer) -> Answer:
         common_name=name,
         organizations=(name,),
         names=question.names,
-        usages=(tls.SERVER_AUTH,),
+        usages=(tls.SERVER_AUTH, *((tls.CLIENT_AUTH,) if question.client_too else ())),
         now=question.now,
         lifetime=question.lifetime,
     )

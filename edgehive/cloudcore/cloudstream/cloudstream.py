@@ -17,19 +17,23 @@ from pathlib import Path
 from typing import Protocol
 
 from edgehive.api.config.cloudcore import CloudStream as CloudStreamConfig
+from edgehive.api.document import Document
 from edgehive.api.registry import CONFIG_MAPS, NODES, PODS
 from edgehive.beehive.module import Ready
 from edgehive.cloudcore.cloudstream.advertise import Advertiser, addresses_of, numeric
 from edgehive.cloudcore.cloudstream.callers import Callers
 from edgehive.cloudcore.cloudstream.cluster_metrics import ClusterMetrics
+from edgehive.cloudcore.cloudstream.forwarding import Forwarder, forwarding
 from edgehive.cloudcore.cloudstream.front_proxy import FrontProxy
 from edgehive.cloudcore.cloudstream.kubelet_face import KubeletFace
 from edgehive.cloudcore.cloudstream.metrics_door import AUTHENTICATION, Issue, MetricsDoor
 from edgehive.cloudcore.cloudstream.metrics_face import MetricsFace
 from edgehive.cloudcore.cloudstream.metrics_registration import SERVER_NAME, Registration
+from edgehive.cloudcore.cloudstream.peers import Introduce, peer_door
 from edgehive.cloudcore.cloudstream.tunnelport import negotiate
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
+from edgehive.cloudcore.endpoints import endpoint_of
 from edgehive.cloudcore.placement import node_of
 from edgehive.kit.fatal import Fatal
 from edgehive.kit.http import serve
@@ -65,17 +69,24 @@ class Identity(Protocol):
 
 
 class CloudStream:
-    """See the file's head. `identity` finds or makes the cloud's certificates; without `issue` there are no metrics."""
+    """See the file's head. `identity` finds or makes the cloud's certificates; without `issue` there are no metrics,
+    and without `introduce`, which makes the certificate for other replicas, there are none.
+    """
 
     name: str = CloudModule.CLOUD_STREAM
     group: str = CloudModule.CLOUD_STREAM
     needs: tuple[str, ...] = ()
 
     def __init__(
-        self, deps: CloudDeps, identity: Callable[[], Awaitable[Identity]], issue: Issue | None = None
+        self,
+        deps: CloudDeps,
+        identity: Callable[[], Awaitable[Identity]],
+        issue: Issue | None = None,
+        introduce: Introduce | None = None,
     ) -> None:
         self._deps = deps
         self._issue = issue
+        self._introduce = introduce
         self._config: CloudStreamConfig = deps.config.modules.cloud_stream
         self._identity = identity
         self._pods = deps.informers.of(PODS)
@@ -93,12 +104,13 @@ class CloudStream:
             )
             metrics = await self._metrics_door(tunnels, advertiser)
             await doors.enter_async_context(self._tunnel_door(tunnels, files))
-            await doors.enter_async_context(await self._stream_door(tunnels, files, doors, metrics))
+            forwarder = await self._among_others(tunnels, doors)
+            await doors.enter_async_context(await self._stream_door(tunnels, files, doors, metrics, forwarder))
             # Pushed last, so it runs first: doors close quickly when nobody stands in them.
             doors.push_async_callback(_end_tunnels, tunnels)
             ready()
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_advertised(tunnels, advertiser), name="kubelet endpoints")
+                tasks.create_task(self._keep_advertised(tunnels, advertiser, forwarder), name="kubelet endpoints")
                 if metrics is not None:
                     tasks.create_task(metrics.keep(), name="metrics.k8s.io")
 
@@ -114,7 +126,12 @@ class CloudStream:
         return serve(tunnels.app(), host=config.address, port=config.tunnel_port, ssl_context=context)
 
     async def _stream_door(
-        self, tunnels: Tunnels, hub: TlsFiles, doors: AsyncExitStack, metrics: MetricsDoor | None
+        self,
+        tunnels: Tunnels,
+        hub: TlsFiles,
+        doors: AsyncExitStack,
+        metrics: MetricsDoor | None,
+        forwarder: Forwarder | None,
     ) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
         config = self._config
         own = _pair(config.tls_stream_cert_file, config.tls_stream_private_key_file)
@@ -128,7 +145,8 @@ class CloudStream:
         bundle = doors.enter_context(_bundle(authorities)) if authorities else None
         context = _context("stream", certificate, key, bundle, client_certificate="optional")
         callers = Callers(self._deps.client, enforce=config.authentication == "required")
-        face = KubeletFace(tunnels, self._locate, callers, self._deps.registry)
+        elsewhere = forwarder.serve if forwarder is not None else None
+        face = KubeletFace(tunnels, self._locate, callers, self._deps.registry, elsewhere)
         before = [metrics.middleware] if metrics is not None else []
         if metrics is not None:
             metrics.stand_at(context)
@@ -139,12 +157,30 @@ class CloudStream:
             return None
         front = FrontProxy(SERVER_NAME, (issued := await self._issue(SERVER_NAME)).certificate)
         client, registry = self._deps.client, self._deps.registry
-        cluster = ClusterMetrics(
-            client, self._deps.clock, tunnels, self._nodes, self._pods, is_away=advertiser.leads_here
-        )
+
+        def is_away(node: Document) -> bool:
+            # Where there may be others, the API server's way leads to whoever has the tunnel.
+            return self._deps.presence is None and advertiser.leads_here(node)
+
+        cluster = ClusterMetrics(client, self._deps.clock, tunnels, self._nodes, self._pods, is_away=is_away)
         address = await numeric(self._config.advertise_address or self._deps.address)
         registration = Registration(client, address, self._config.stream_port, issued.ca_pem)
         return MetricsDoor(client, MetricsFace(front, Callers(client), cluster, registry), registration)
+
+    async def _among_others(self, tunnels: Tunnels, doors: AsyncExitStack) -> Forwarder | None:
+        """Take streams from other replicas, and be able to bring them some; None where there are none."""
+        presence, replica = self._deps.presence, self._deps.config.common_config.replica
+        if presence is None or self._introduce is None:
+            return None
+        here, dialling = (await self._introduce()).contexts()
+        door = peer_door(
+            tunnels, self._locate, here, host=self._config.address, port=replica.port, registry=self._deps.registry
+        )
+        port = await doors.enter_async_context(door)
+        address = replica.address or self._deps.address
+        presence.serves_at(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
+        doors.callback(presence.serves_at, "")
+        return await doors.enter_async_context(forwarding(presence, dialling))
 
     async def _client_authorities(self) -> str:
         """The CAs (PEM) of those who may ask: the configured file, else the cluster's own."""
@@ -176,10 +212,13 @@ class CloudStream:
         addresses = await addresses_of(address, config.advertise_as)
         return Advertiser(self._deps.client, config.stream_port, addresses)
 
-    async def _keep_advertised(self, tunnels: Tunnels, advertiser: Advertiser) -> None:
-        """A Node that was written meanwhile, by whomever, says it again."""
+    async def _keep_advertised(self, tunnels: Tunnels, advertiser: Advertiser, forwarder: Forwarder | None) -> None:
+        """A Node that was written meanwhile, by whomever but a cloudcore that has its tunnel too, says it again."""
         async for change in self._nodes.changes():
             if change.new is None or change.new.meta.name not in tunnels:
+                continue
+            leads_elsewhere = endpoint_of(change.new) is not None and not advertiser.leads_here(change.new)
+            if leads_elsewhere and forwarder is not None and await forwarder.holder(change.new.meta.name) is not None:
                 continue
             try:
                 await advertiser.write(change.new)

@@ -43,14 +43,22 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: The node a pod is bound to, "" for none; raises NotFound or another ApiError.
 Locate = Callable[[str, str], Awaitable[str]]
+#: Answers for a node whose tunnel is elsewhere; raises StreamBroken when it is nowhere.
+Elsewhere = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
 
 
 class KubeletFace:
     """`callers` None asks nobody who they are (the port is then for tests)."""
 
     def __init__(
-        self, tunnels: Tunnels, locate: Locate, callers: Callers | None, registry: CollectorRegistry | None = None
+        self,
+        tunnels: Tunnels,
+        locate: Locate,
+        callers: Callers | None,
+        registry: CollectorRegistry | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._tunnels = tunnels
         self._locate = locate
         self._callers = callers
@@ -160,6 +168,8 @@ class KubeletFace:
         self, request: web.Request, node: str, type: FrameType, *, may_be_silent: bool = False
     ) -> web.StreamResponse:
         """A stock node sends no status: its answer counts as 200, as Go has it."""
+        if self._elsewhere is not None and node not in self._tunnels:
+            return await self._elsewhere(request, node)
         stream = await self._connect(request, node, type)
         try:
             # A stock node gives no sign before there is something to follow.
@@ -199,6 +209,8 @@ class KubeletFace:
         return handle
 
     async def _relay(self, request: web.Request, node: str, type: FrameType) -> web.StreamResponse:
+        if self._elsewhere is not None and node not in self._tunnels:
+            return await self._elsewhere(request, node)
         stream = await self._connect(request, node, type)
         try:
             answer = await _in_time(stream.read(PIECE), ANSWER_SECONDS, node)
