@@ -113,7 +113,11 @@ class Request:
 
 
 Answer = Reply | None | Sequence[Reply | Down]
-DownFunction = Callable[[Change, C], Iterable[Down | Unchanged]]
+#: What a change means for nodes; a message is sent as it is, for what is told and is no object.
+Result = Down | Unchanged | Message
+DownFunction = Callable[[Change, C], Iterable[Result]]
+#: Takes a node's message where no table of requests does.
+Take = Callable[[Message], Awaitable[None]]
 UpFunction = Callable[[Request, C], Awaitable[Answer]]
 
 
@@ -225,8 +229,8 @@ class FlowEngine(Generic[C]):
 
     # Down
 
-    async def run(self, mailbox: Mailbox[Message], ready: Callable[[], None]) -> None:
-        """Tell nodes everything there is, then what changes, and answer requests, until cancelled."""
+    async def run(self, mailbox: Mailbox[Message], ready: Callable[[], None], take: Take | None = None) -> None:
+        """Tell nodes everything there is, then what changes, and answer requests (or have `take` do it)."""
         informers = [self._informers.of(flow.resource, label_selector=flow.label_selector) for flow in self._downs]
         await asyncio.gather(*(informer.wait_synced() for informer in informers))
         lines = [informer.changes() for informer in informers]
@@ -237,7 +241,7 @@ class FlowEngine(Generic[C]):
         async with asyncio.TaskGroup() as group:
             for flow, line in zip(self._downs, lines, strict=True):
                 group.create_task(self._follow(flow, line), name=f"{self._name} {flow.resource.plural}")
-            group.create_task(self._serve(mailbox), name=f"{self._name} requests")
+            group.create_task(self._serve(mailbox, take or self._admit), name=f"{self._name} requests")
             ready()
 
     async def _follow(self, flow: DownFlow[C], line: Changes) -> None:
@@ -251,9 +255,15 @@ class FlowEngine(Generic[C]):
         except msgspec.MsgspecError as error:
             log.warning("not sent: %s cannot be read: %s", change.document, error)
             return
+        await self.deliver(results)
+
+    async def deliver(self, results: Iterable[Result]) -> None:
+        """Send what a flow has found, in its order."""
         for result in results:
             if isinstance(result, Unchanged):
                 self._note_unchanged(result)
+            elif isinstance(result, Message):
+                await self.send(result)
             else:
                 await self.send(down_message(result, source=self._source, timestamp=self._now()))
 
@@ -279,10 +289,10 @@ class FlowEngine(Generic[C]):
 
     # Up
 
-    async def _serve(self, mailbox: Mailbox[Message]) -> None:
+    async def _serve(self, mailbox: Mailbox[Message], take: Take) -> None:
         try:
             async for message in mailbox:
-                await self._admit(message)
+                await take(message)
         finally:
             await cancel_and_join(*self._tasks)
 

@@ -8,6 +8,7 @@ from edgehive.beehive.hive import Factory
 from edgehive.beehive.module import Module
 from edgehive.cloudcore.cloudhub.cloudhub import CloudHub, HubMetrics
 from edgehive.cloudcore.deps import CloudDeps
+from edgehive.cloudcore.devicecontroller.devicecontroller import DeviceController
 from edgehive.cloudcore.edgecontroller.edgecontroller import EdgeController
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.cloudcore.synccontroller import SyncController
@@ -22,6 +23,7 @@ def factories(deps: CloudDeps) -> Mapping[str, Factory]:
         CloudHub.name: lambda: CloudHub(deps, records, metrics),
         SyncController.name: lambda: SyncController(deps, records),
         EdgeController.name: lambda: EdgeController(deps, records),
+        DeviceController.name: lambda: DeviceController(deps, records),
         CloudModule.CLOUD_STREAM: partial(_cloudstream, deps),
     }
 
@@ -33,6 +35,7 @@ def enabled(config: CloudCore, *, doors: bool = True) -> list[str]:
         CloudHub.name: modules.cloud_hub.enable,
         SyncController.name: modules.sync_controller.enable,
         EdgeController.name: modules.edge_controller.enable,
+        DeviceController.name: modules.device_controller.enable,
         CloudModule.CLOUD_STREAM: modules.cloud_stream.enable and doors,
     }
     return [name for name, on in switches.items() if on]

@@ -68,6 +68,8 @@ class Record:
     same_from: int = 0
     same_to: int = 0
     failures: int = 0
+    #: What the object said last, while the node has yet to hear that it is to lose it.
+    last: Document | None = None
     #: A writer is at it; `again` asks it to look once more when it is done.
     busy: bool = False
     again: bool = False
@@ -147,11 +149,23 @@ class DeliveryRecords:
         if not record.settled:
             self._mark(record)
 
+    def ending(self, node: str, last: Document) -> None:
+        """The node is told to lose the object, now or when it returns: who tells it then can say what it was."""
+        record = self._records.get((last.meta.namespace, object_sync_name(node, last.meta.uid)))
+        if record is not None and not record.gone:
+            record.last = last
+
+    def is_ending(self, node: str, namespace: str, uid: str) -> bool:
+        """Whether the node has yet to confirm that it lost the object."""
+        record = self._records.get((namespace, object_sync_name(node, uid)))
+        return record is not None and not record.gone and record.last is not None
+
     def deleted(self, node: str, ref: ObjectRef) -> None:
         """The node has removed the object: its record ends."""
         record = self._records.get((ref.namespace, object_sync_name(node, ref.uid)))
         if record is not None:
             record.gone = True
+            record.last = None
             self._mark(record)
 
     def unchanged(self, node: str, namespace: str, uid: str, old: int, new: int) -> None:

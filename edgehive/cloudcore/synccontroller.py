@@ -23,7 +23,7 @@ from edgehive.beehive.module import Ready
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.flows import Down, down_message
 from edgehive.cloudcore.objectsync import DeliveryRecords, ObjectRef, Record
-from edgehive.cloudcore.placement import BY_NODE, by_node
+from edgehive.cloudcore.placement import BY_MODEL, BY_NODE, by_model, by_node, model_key, node_of
 from edgehive.kit.clock import unix_millis
 from edgehive.kube.errors import ApiError, NotFound
 from edgehive.kube.informer import Changes, Informer
@@ -56,6 +56,9 @@ class SyncController:
             resource: informers.of(resource) for resource in (PODS, CONFIG_MAPS, SECRETS)
         }
         informers.of(PODS, indexers={BY_NODE: by_node})
+        if deps.config.modules.device_controller.enable:
+            self._caches[DEVICES] = informers.of(DEVICES, indexers={BY_NODE: by_node, BY_MODEL: by_model})
+            self._caches[DEVICE_MODELS] = informers.of(DEVICE_MODELS)
         self._nodes = informers.of(NODES, label_selector=EDGE_NODE_SELECTOR)
         self._caches[NODES] = self._nodes
         self._due: OrderedDict[str, None] = OrderedDict()
@@ -97,6 +100,7 @@ class SyncController:
                     if self._is_mine(node):
                         self._mark(node)
                 elif change.old is None:
+                    self._mark(node)
                     # Registered anew, perhaps: what ended while there was no node is known to nobody but the edge.
                     await self._ask_what_it_holds(node)
 
@@ -127,17 +131,24 @@ class SyncController:
             current = await self._current(record)
             if current is None or current.meta.uid != record.ref.uid:
                 await self._end(record)
-            elif _version(current) > record.acked:
-                updates.append(Down(node, Operation.UPDATE, _resource(record.ref), current))
+                continue
+            record.last = None
+            if _version(current) > record.acked:
+                updates.append(Down(node, _operation(record), _resource(record.ref), current))
             elif not record.exists:
                 self._records.ensure(node, record.ref)
-        for update in [*updates, *self._unrecorded_pods(node)]:
+        # Models before their devices, all else as it comes.
+        updates = [*updates, *self._unrecorded_pods(node), *self._unrecorded_devices(node)]
+        for update in sorted(updates, key=lambda down: down.resource is DEVICES):
             await self._send(update)
 
     async def _end(self, record: Record) -> None:
         if _resource(record.ref) is NODES:
             # The node has registered anew; a message about its former life would end its session.
             self._records.deleted(record.node, record.ref)
+            return
+        if record.last is not None:
+            await self._send(Down(record.node, Operation.DELETE, _resource(record.ref), record.last))
             return
         await self._send(_deletion(record.node, record.ref))
 
@@ -174,6 +185,37 @@ class SyncController:
             if self._records.version(node, pod.meta.namespace, pod.meta.uid) is None
         ]
 
+    def _unrecorded_devices(self, node: str) -> list[Down]:
+        """Devices of the node that were never handed to the hub, as when it joined after them, and their models."""
+        if self._nodes.get(node) is None or DEVICES not in self._caches:
+            return []
+        found: dict[str, Down] = {}
+        for device in self._caches[DEVICES].by_index(BY_NODE, node):
+            model = self._model_of(device)
+            if model is None and model_key(device):
+                continue  # devicecontroller sends it as soon as there is its model
+            for resource, document in ((DEVICE_MODELS, model), (DEVICES, device)):
+                if document is not None and self._is_unrecorded(node, document):
+                    found[document.meta.uid] = Down(node, Operation.INSERT, resource, document)
+        return list(found.values())
+
+    def _model_of(self, device: Document) -> Document | None:
+        namespace, _, name = model_key(device).partition("/")
+        return self._caches[DEVICE_MODELS].get(name, namespace)
+
+    def _is_unrecorded(self, node: str, document: Document) -> bool:
+        return self._records.version(node, document.meta.namespace, document.meta.uid) is None
+
+    def _belongs(self, record: Record, current: Document) -> bool:
+        """Whether the node is still to have the object: a device may have moved, and a model have no device left."""
+        resource = _resource(record.ref)
+        if resource is DEVICES:
+            return node_of(current) == record.node
+        if resource is not DEVICE_MODELS or DEVICES not in self._caches:
+            return True
+        devices = self._caches[DEVICES].by_index(BY_MODEL, f"{record.ref.namespace}/{record.ref.name}")
+        return any(node_of(device) == record.node for device in devices)
+
     async def _exists(self, node: str) -> bool:
         try:
             await self._deps.client.get(NODES, node)
@@ -182,11 +224,12 @@ class SyncController:
         return True
 
     async def _current(self, record: Record) -> Document | None:
-        """The object as it is; None only when the API has said that it is gone."""
+        """The object as it is; None only when the API has said that it is gone, or is another node's now."""
         if by_kind(record.ref.api_version, record.ref.kind) is None:
             # Of a kind this process does not know: nothing can be said about it.
             return _unknown(record)
-        return await self._lookup(record.ref)
+        current = await self._lookup(record.ref)
+        return current if current is not None and self._belongs(record, current) else None
 
     async def _lookup(self, ref: ObjectRef) -> Document | None:
         resource = _resource(ref)
@@ -227,6 +270,12 @@ def _resource(ref: ObjectRef) -> ApiResource:
     resource = by_kind(ref.api_version, ref.kind)
     assert resource is not None  # asked for known kinds only
     return resource
+
+
+def _operation(record: Record) -> str:
+    """`insert` for a device the node never acknowledged: its mappers are told to begin with it, not to change it."""
+    new = record.acked == 0 and _resource(record.ref) in (DEVICES, DEVICE_MODELS)
+    return Operation.INSERT if new else Operation.UPDATE
 
 
 def _deletion(node: str, ref: ObjectRef) -> Down:

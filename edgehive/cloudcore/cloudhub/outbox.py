@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edgehive.beehive.message import Message
+from edgehive.wire.names import Source
 
 #: Seconds until an unacknowledged message is written again, and how often before others get their turn.
 RETRY_AFTER = 5.0
@@ -189,12 +190,22 @@ class Outbox:
     def _next_push(self, now: float) -> Message | None:
         if self._outstanding is not None:
             return None
-        key = next((key for key, parcel in self._pushes.items() if parcel.released), None)
+        key = self._first_released()
         if key is None:
             return None
         key = self._deletions.get(self._pushes[key].path, key)
         self._outstanding = self._discard(key)
         return self._mark_sent(self._outstanding, now)
+
+    def _first_released(self) -> str | None:
+        """The first that may go. Of devices none passes one before it: a device needs its model to be there."""
+        blocked = False
+        for key, parcel in self._pushes.items():
+            in_order = parcel.message.route.source == Source.DEVICE_CONTROLLER
+            if parcel.released and not (in_order and blocked):
+                return key
+            blocked = blocked or (in_order and not parcel.released)
+        return None
 
     @staticmethod
     def _mark_sent(parcel: Parcel, now: float) -> Message:
