@@ -42,3 +42,13 @@ def test_the_tests_of_a_row_exist_and_carry_its_number(row: str, cell: str) -> N
         assert name in docstrings(file), f"{file} has no {name}"
         if 18 <= int(row) <= 56 or int(row) >= 74:
             assert row in numbers(docstrings(file)[name]), f"{name} does not say that it holds row {row}"
+
+
+def test_every_test_the_page_names_exists() -> None:
+    named = [found for line in PAGE.read_text().splitlines() if line.startswith("|") for found in _TEST.findall(line)]
+    assert [(file, name) for file, name in named if name not in docstrings(file)] == []
+
+
+@pytest.mark.parametrize("row", range(1, 13))
+def test_every_finding_of_the_audit_has_a_test_of_its_name(row: int) -> None:
+    assert any(name.startswith(f"test_row_{row:02}_") for name in docstrings("security/test_audit_rows.py"))
