@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from edgehive.api.config.cloudcore import CloudCore
+from edgehive.api.config.cloudcore import CloudCore, Modules
 from edgehive.beehive.hive import Factory
 from edgehive.beehive.module import Module
 from edgehive.cloudcore.cloudhub.cloudhub import CloudHub, HubMetrics
@@ -25,6 +25,7 @@ def factories(deps: CloudDeps) -> Mapping[str, Factory]:
         EdgeController.name: lambda: EdgeController(deps, records),
         DeviceController.name: lambda: DeviceController(deps, records),
         CloudModule.CLOUD_STREAM: partial(_cloudstream, deps),
+        CloudModule.IPTABLES_MANAGER: partial(_iptables_manager, deps),
     }
 
 
@@ -37,8 +38,15 @@ def enabled(config: CloudCore, *, doors: bool = True) -> list[str]:
         EdgeController.name: modules.edge_controller.enable,
         DeviceController.name: modules.device_controller.enable,
         CloudModule.CLOUD_STREAM: modules.cloud_stream.enable and doors,
+        CloudModule.IPTABLES_MANAGER: modules.cloud_stream.enable and doors and _leads_ports(modules),
     }
     return [name for name, on in switches.items() if on]
+
+
+def _leads_ports(modules: Modules) -> bool:
+    """Nodes that advertise the cloud need no rules; where somebody else writes them, it is not for cloudcore to do."""
+    manager = modules.iptables_manager
+    return modules.cloud_stream.kubelet_endpoint == "iptables" and manager.enable and manager.mode == "internal"
 
 
 def _cloudstream(deps: CloudDeps) -> Module:
@@ -69,3 +77,9 @@ def _cloudstream(deps: CloudDeps) -> Module:
         return PeerCertificate(*await issue(PEER_NAME, client_too=True))
 
     return CloudStream(deps, identity, issue, introduce)
+
+
+def _iptables_manager(deps: CloudDeps) -> Module:
+    from edgehive.cloudcore.iptables.iptablesmanager import IptablesManager
+
+    return IptablesManager(deps.client, deps.config.modules.cloud_stream.stream_port)

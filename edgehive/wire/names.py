@@ -21,6 +21,8 @@ class CloudModule(StrEnum):
     ROUTER = "router"
     POLICY_CONTROLLER = "policycontroller"
     TASK_MANAGER = "taskmanager"
+    #: Ours to name: Go's is no module of its bus.
+    IPTABLES_MANAGER = "iptablesManager"
 
 
 class EdgeModule(StrEnum):

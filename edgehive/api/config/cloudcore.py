@@ -286,6 +286,11 @@ class Router(_Section, frozen=True):
 
 
 class IptablesManager(_Section, frozen=True):
+    """Rules for API servers on this machine, where cloudStream.kubeletEndpoint is iptables.
+
+    "external": another program writes them.
+    """
+
     enable: bool = True
     mode: Literal["internal", "external"] = "internal"
 

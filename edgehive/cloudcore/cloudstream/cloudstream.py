@@ -30,11 +30,11 @@ from edgehive.cloudcore.cloudstream.metrics_door import AUTHENTICATION, Issue, M
 from edgehive.cloudcore.cloudstream.metrics_face import MetricsFace
 from edgehive.cloudcore.cloudstream.metrics_registration import SERVER_NAME, Registration
 from edgehive.cloudcore.cloudstream.peers import Introduce, peer_door
-from edgehive.cloudcore.cloudstream.tunnelport import negotiate
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.endpoints import endpoint_of
 from edgehive.cloudcore.placement import node_of
+from edgehive.cloudcore.tunnelport import negotiate
 from edgehive.kit.fatal import Fatal
 from edgehive.kit.http import serve
 from edgehive.kit.ssl_contexts import ECDSA_CIPHERS, server_context

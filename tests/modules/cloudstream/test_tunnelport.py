@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from edgehive.api.registry import CONFIG_MAPS
-from edgehive.cloudcore.cloudstream.tunnelport import (
+from edgehive.cloudcore.tunnelport import (
     ANNOTATION,
     FIRST_PORT,
     LAST_PORT,

@@ -1,7 +1,7 @@
 """The port that iptables lead to the stream port, agreed on by all cloudcores in a ConfigMap, as Go has it.
 
-For iptables mode only: Go's iptables manager reads the same record and writes the rules. A cloudcore keeps the port
-it has once been given.
+For iptables mode only: `iptables` reads the record and writes the rules, and so does Go's manager. A cloudcore keeps
+the port it has once been given.
 
 Go: cloud/cmd/cloudcore/app/server.go (NegotiateTunnelPort)
 """
@@ -37,7 +37,7 @@ async def negotiate(client: Client, address: str) -> int:
     for _ in range(TRIES):
         try:
             present = await client.get(CONFIG_MAPS, NAME, NAMESPACE)
-            record = _record_of(present)
+            record = record_of(present)
             if address in record.by_address:
                 return record.by_address[address]
             port = take(record, address)
@@ -64,7 +64,8 @@ def take(record: Record, address: str) -> int:
     return port
 
 
-def _record_of(document: Document) -> Record:
+def record_of(document: Document) -> Record:
+    """What the ConfigMap says; raises NoTunnelPort."""
     text = (document.meta.annotations or {}).get(ANNOTATION, "")
     try:
         return msgspec.json.decode(text or "{}", type=Record)
