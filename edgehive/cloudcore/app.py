@@ -11,9 +11,10 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -31,10 +32,12 @@ from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.modules import enabled, factories
 from edgehive.cloudcore.replicas.membership import member
 from edgehive.cloudcore.replicas.standing import Standing
+from edgehive.cloudcore.workers import Workers, announce, command, end_with_parent
 from edgehive.kit import config as configuration
 from edgehive.kit import log as logs
 from edgehive.kit.clock import Clock, SystemClock
 from edgehive.kit.config import ConfigError
+from edgehive.kit.door import share_ports
 from edgehive.kit.fatal import Fatal
 from edgehive.kit.http import serve
 from edgehive.kit.memory import release_when_settled
@@ -61,10 +64,12 @@ async def run_cloudcore(
     api_ca: str = "",
     config_file: Path | None = None,
     replica: str = "",
+    on_monitored: Callable[[int], None] | None = None,
 ) -> None:
     """Run until `stop` is set (or, when it is None, a signal arrives). Raises ModuleFailed or PortInUse.
 
-    `replica` is its name among several on one API; "" where there can be no other.
+    `replica` is its name among several on one API; "" where there can be no other. `on_monitored` is told the port of
+    health and metrics.
     """
     registry = registry or CollectorRegistry()
     config = with_address(config)
@@ -98,7 +103,9 @@ async def run_cloudcore(
         )
         async with contextlib.AsyncExitStack() as doors:
             if acceptors is None:
-                await doors.enter_async_context(_monitor(hive, config, registry))
+                _, port = await doors.enter_async_context(_monitor(hive, config, registry))
+                if on_monitored is not None:
+                    on_monitored(port)
                 doors.callback(release_when_settled().cancel)
             if config_file is not None:
                 follower = spawn(follow_file(hive, config_file, _enabled_in), name="configuration follower")
@@ -117,15 +124,10 @@ def _monitor(
     """Health and metrics of the process."""
     from aiohttp import web
 
-    host, _, port = config.common_config.monitor_server.bind_address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(
-            "commonConfig.monitorServer.bindAddress is to be <address>:<port>, such as 127.0.0.1:9091, "
-            f"not {config.common_config.monitor_server.bind_address!r}"
-        )
+    host, port = config.common_config.monitor_server.listen
     app = web.Application()
     app.router.add_routes(routes(hive, registry))
-    return serve(app, host=host.strip("[]"), port=int(port))
+    return serve(app, host=host, port=port)
 
 
 def with_address(config: CloudCore) -> CloudCore:
@@ -218,8 +220,9 @@ def _print_minimal() -> None:
 @click.option("--defaultconfig", is_flag=True, help="Print a configuration with every key at its default, and exit.")
 @click.option("--minconfig", is_flag=True, help="Print a configuration with the keys most change, and exit.")
 @click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+@click.option("--worker", type=int, hidden=True, help="Which worker of its parent this process is.")
 @click.version_option(__version__, prog_name="cloudcore")
-def main(path: str, defaultconfig: bool, minconfig: bool, log_level: str) -> None:
+def main(path: str, defaultconfig: bool, minconfig: bool, log_level: str, worker: int | None) -> None:
     """The cloud half: serves edge nodes and speaks to the Kubernetes API for them."""
     if defaultconfig:
         click.echo(configuration.dump(CloudCore()), nl=False)
@@ -231,31 +234,46 @@ def main(path: str, defaultconfig: bool, minconfig: bool, log_level: str) -> Non
         raise click.BadParameter("use debug, info, warning or error", param_hint="--log-level")
     logs.setup(log_level)
     try:
-        _run(configuration.load(Path(path), CloudCore), Path(path))
+        config = configuration.load(Path(path), CloudCore)
+        if config.common_config.workers > 1 and worker is None:
+            _run(Workers(config, command(Path(path), log_level)).run())
+        else:
+            _run(_serve(config, api_access(config), Path(path), worker))
     except (ConfigError, KubeconfigError, ModuleFailed, UnknownModule, Fatal) as error:
         click.echo(f"cloudcore: {error}", err=True)
         sys.exit(1)
 
 
-def _run(config: CloudCore, config_file: Path) -> None:
+def _run(process: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
-    access = api_access(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, access, config_file))
+        runner.run(process)
 
 
-async def _serve(config: CloudCore, access: ClusterAccess, config_file: Path) -> None:
+async def _serve(config: CloudCore, access: ClusterAccess, config_file: Path, worker: int | None) -> None:
+    config = with_replica(config, worker)
+    if worker is not None:
+        config = _as_worker(config)
+        share_ports()
+        end_with_parent()
     async with HttpClient(access) as client:
         log.info("cloudcore %s serves edge nodes for %s", __version__, access.server)
-        config = with_replica(config)
         await run_cloudcore(
             config,
             client,
             api_ca=access.certificate_authority.decode(),
             config_file=config_file,
             replica=config.common_config.replica.name,
+            on_monitored=announce if worker is not None else None,
         )
+
+
+def _as_worker(config: CloudCore) -> CloudCore:
+    """Its health is the parent's to tell, who asks for it on this machine."""
+    monitor = msgspec.structs.replace(config.common_config.monitor_server, bind_address="127.0.0.1:0")
+    common = msgspec.structs.replace(config.common_config, monitor_server=monitor)
+    return msgspec.structs.replace(config, common_config=common)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -218,10 +219,26 @@ def _tls_text(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).replace("_", " ").lower()
 
 
+#: Whether ports are opened for several processes, among which the kernel deals out connections.
+_shared = ContextVar("ports are shared", default=False)
+
+
+def share_ports() -> None:
+    """From here on, tasks of this one open ports that other processes of this user may open too."""
+    _shared.set(True)
+
+
+def demand_free(host: str, port: int) -> None:
+    """Raise PortInUse where nobody could listen alone."""
+    _listen(host, port).close()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, reuse_port=_shared.get() and port != 0
+        )
     except OSError as error:
         raise PortInUse(_why(host, port, error)) from error
     listener.setblocking(False)

@@ -26,6 +26,19 @@ class MonitorServer(_Section, frozen=True):
     bind_address: str = "127.0.0.1:9091"
     enable_profiling: bool = False
 
+    def __post_init__(self) -> None:
+        host, _, port = self.bind_address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(
+                "commonConfig.monitorServer.bindAddress is to be <address>:<port>, such as 127.0.0.1:9091, "
+                f"not {self.bind_address!r}"
+            )
+
+    @property
+    def listen(self) -> tuple[str, int]:
+        host, _, port = self.bind_address.rpartition(":")
+        return host.strip("[]"), int(port)
+
 
 class Replica(_Section, frozen=True):
     """This cloudcore among several on one API. Ours alone."""
