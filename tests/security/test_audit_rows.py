@@ -36,7 +36,7 @@ from edgehive.kube.server.backends import Backend, Backends, BadGateway
 from edgehive.testing.cloud import cloud, content_of
 from edgehive.testing.cluster import Cluster
 from edgehive.testing.doors import doors
-from edgehive.wire import codec, join, tunnel
+from edgehive.wire import codec, join, tunnel, tunnel_ws
 from edgehive.wire.link import JoinRefused, LinkClosed, ProtocolError
 from edgehive.wire.ws import connect
 
@@ -240,6 +240,7 @@ def test_row_08_a_write_that_fails_is_noticed_and_leaves_the_file(
 
 #: Who asks others by HTTP, and what bounds what they are answered.
 _CLIENTS = {
+    "cloudcore/cloudstream/forwarding.py": "passes on in pieces, with back-pressure",
     "edgecore/edgehub/identity.py": "join, below",
     "edgecore/edged/hooks.py": "probes read no body, below",
     "edgecore/edgestream/streams.py": "passes on in pieces, with back-pressure",
@@ -320,7 +321,12 @@ async def test_row_10_an_unbounded_message_ends_its_session_and_no_other(tmp_pat
         await good.close()
 
 
-async def test_row_11_an_endless_handshake_answer_is_not_read() -> None:
+async def nobody(*_: object) -> None:
+    """What a tunnel that never stands asks its edge."""
+
+
+@pytest.mark.parametrize("dialled", ["hub", "tunnel"])
+async def test_row_11_an_endless_handshake_answer_is_not_read(dialled: str) -> None:
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -340,7 +346,12 @@ async def test_row_11_an_endless_handshake_answer_is_not_read() -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(LinkClosed):
-            await connect(f"ws://127.0.0.1:{port}", node="n1", ssl_context=None, handshake_timeout=10)
+            if dialled == "hub":
+                await connect(f"ws://127.0.0.1:{port}", node="n1", ssl_context=None, handshake_timeout=10)
+            async with tunnel_ws.connect(
+                f"127.0.0.1:{port}", node="n1", address="192.0.2.1", ssl_context=None, on_connect=nobody
+            ):
+                raise AssertionError("there is no tunnel")
     assert sent < 16 * 2**20
 
 
