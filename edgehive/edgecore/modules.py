@@ -18,7 +18,15 @@ from edgehive.wire.names import EdgeModule
 #: A module that keeps failing is started again for ever: the node's containers run on meanwhile.
 PATIENT = RestartPolicy(backoff=Backoff(first=1.0, factor=2.0, limit=30.0, jitter=0.2), limit=0)
 POLICIES: dict[str, RestartPolicy] = dict.fromkeys(
-    (EdgeModule.META_MANAGER, EdgeModule.EDGE_HUB, EdgeModule.EDGED, EdgeModule.EDGE_STREAM), PATIENT
+    (
+        EdgeModule.META_MANAGER,
+        EdgeModule.EDGE_HUB,
+        EdgeModule.DEVICE_TWIN,
+        EdgeModule.EVENT_BUS,
+        EdgeModule.EDGED,
+        EdgeModule.EDGE_STREAM,
+    ),
+    PATIENT,
 )
 
 
@@ -27,6 +35,8 @@ def factories(deps: EdgeDeps) -> dict[str, Factory]:
     return {
         EdgeModule.META_MANAGER: partial(_metamanager, deps),
         EdgeModule.EDGE_HUB: partial(_edgehub, deps),
+        EdgeModule.DEVICE_TWIN: partial(_devicetwin, deps),
+        EdgeModule.EVENT_BUS: partial(_eventbus, deps),
         EdgeModule.EDGED: partial(_edged, deps),
         EdgeModule.EDGE_STREAM: partial(_edgestream, deps),
     }
@@ -38,6 +48,8 @@ def enabled(config: EdgeCore, *, doors: bool = True) -> list[str]:
     switches = {
         EdgeModule.META_MANAGER: modules.meta_manager.enable,
         EdgeModule.EDGE_HUB: modules.edge_hub.enable,
+        EdgeModule.DEVICE_TWIN: modules.device_twin.enable,
+        EdgeModule.EVENT_BUS: modules.event_bus.enable,
         EdgeModule.EDGED: modules.edged.enable,
         EdgeModule.EDGE_STREAM: modules.edge_stream.enable and doors,
     }
@@ -74,6 +86,27 @@ def _edgehub(deps: EdgeDeps) -> Module:
         burst=section.message_burst,
         registry=deps.registry,
     )
+
+
+def _devicetwin(deps: EdgeDeps) -> Module:
+    from edgehive.edgecore.devicetwin.devicetwin import DeviceTwin
+
+    return DeviceTwin(
+        deps.bus,
+        deps.database,
+        deps.clock,
+        deps.node_name,
+        client=deps.client,
+        dmi_folder=deps.config.modules.device_twin.dmi_sock_path,
+        registry=deps.registry,
+    )
+
+
+def _eventbus(deps: EdgeDeps) -> Module:
+    from edgehive.edgecore.eventbus.eventbus import EventBus
+
+    section = deps.config.modules.event_bus
+    return EventBus(deps.bus, deps.database, deps.clock, deps.node_name, section, registry=deps.registry)
 
 
 def _edged(deps: EdgeDeps) -> Module:

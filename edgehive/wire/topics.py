@@ -142,3 +142,16 @@ def _level_may_stand(level: tuple[str, bool]) -> bool:
     if text == "#":
         return last
     return text == "+" or not ("+" in text or "#" in text)
+
+
+def matches(filter: str, topic: str) -> bool:
+    """Whether a subscription covers a topic (or another subscription, level by level)."""
+    wanted, levels = filter.split("/"), topic.split("/")
+    if topic.startswith("$") and wanted[0] in ("+", "#"):
+        return False
+    for index, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if index >= len(levels) or levels[index] == "#" or (level != "+" and level != levels[index]):
+            return False
+    return len(wanted) == len(levels)

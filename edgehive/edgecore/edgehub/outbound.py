@@ -6,8 +6,6 @@ other modules, and acknowledgements, which the cloud asks for again when they ar
 
 from enum import Enum
 
-import msgspec
-
 from edgehive.beehive.message import Message
 from edgehive.wire.names import Operation, Path, ResourceType, Source
 
@@ -39,13 +37,6 @@ _STATES = frozenset({Operation.UPDATE, Operation.PATCH})
 _NO_THING = frozenset({Path.TWIN, Path.MEMBERSHIP, ""})
 
 
-class _Twins(msgspec.Struct):
-    twin: dict[str, msgspec.Raw]
-
-
-_twins_decoder = msgspec.json.Decoder(_Twins)
-
-
 def fate(message: Message) -> Fate:
     route = message.route
     if route.operation == Operation.KEEPALIVE:
@@ -67,17 +58,10 @@ def lane(message: Message) -> Lane:
 def report_key(message: Message) -> str:
     """A whole state replaces the older state of the same thing; everything else stands for itself.
 
-    The report of a twin carries some of its properties, so it only replaces one that carries the same ones. The
-    steps of a node job and the publications of a topic are a history, and each is told.
+    A report of twins carries everything about the device that the cloud has not confirmed (decision 0021), so it is
+    such a state. The steps of a node job and the publications of a topic are a history, and each is told.
     """
     route = message.route
     if route.operation not in _STATES or route.resource in _NO_THING:
         return message.id
-    key = f"{route.source} {route.operation} {route.resource}"
-    if not route.resource.endswith("/twin/edge_updated"):
-        return key
-    try:
-        properties = sorted(_twins_decoder.decode(message.content_bytes()).twin)
-    except msgspec.MsgspecError:
-        return message.id
-    return f"{key} {','.join(properties)}"
+    return f"{route.source} {route.operation} {route.resource}"

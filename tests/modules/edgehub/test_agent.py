@@ -20,7 +20,11 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 def configuration(folder: Path) -> EdgeCore:
     data = {
         "database": {"dataSource": str(folder / "edgecore.db")},
-        "modules": {"edged": {"enable": False, "hostnameOverride": "edge-1"}},
+        "modules": {
+            "edged": {"enable": False, "hostnameOverride": "edge-1"},
+            "deviceTwin": {"enable": False},
+            "eventBus": {"enable": False},
+        },
     }
     return msgspec.convert(data, EdgeCore)
 
