@@ -115,11 +115,22 @@ class Connections:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, *, limit: int
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        limit: int,
+        timeout: float | None = None,
     ) -> Answer:
-        """Raises OSError, BadAnswer or AnswerTooLarge; the deadline is the caller's."""
+        """Raises OSError (TimeoutError too), BadAnswer or AnswerTooLarge.
+
+        The deadline is the server's: it runs from the request's turn. A request that waits behind others has not been
+        sent, and calling that "no answer" would only have it asked again.
+        """
         request = self._request(method, target, headers, body)
-        async with self._turns:
+        async with self._turns, asyncio.timeout(timeout):
             while (connection := self._kept()) is not None:
                 try:
                     return await self._on(connection, request, limit)

@@ -406,8 +406,9 @@ class HttpClient:
         target = transport.base_path + quote(path, safe="/:") + (f"?{urlencode(query)}" if query else "")
         headers = self._headers(content_type if data is not None else "")
         try:
-            async with asyncio.timeout(self._timeout):
-                return await transport.connections.exchange(method, target, headers, data, limit=MAX_ANSWER)
+            return await transport.connections.exchange(
+                method, target, headers, data, limit=MAX_ANSWER, timeout=self._timeout
+            )
         except TimeoutError as error:
             raise Unreachable(f"{transport.access.server} did not answer {method} {path} in time") from error
         except AnswerTooLarge:

@@ -113,7 +113,7 @@ class Changes:
 
     def close(self) -> None:
         """Stop receiving; what waits is forgotten."""
-        self._informer._readers.discard(self)
+        self._informer._readers.pop(self, None)
         self._waiting.clear()
 
     def add(self, key: Key, change: Change) -> None:
@@ -157,7 +157,8 @@ class Informer:
         self._items: dict[Key, _Item] = {}
         self._version = ""
         self._synced = asyncio.Event()
-        self._readers: weakref.WeakSet[Changes] = weakref.WeakSet()
+        #: In the order they came, so that runs can be repeated.
+        self._readers: weakref.WeakKeyDictionary[Changes, None] = weakref.WeakKeyDictionary()
         self._backoff = backoff or Backoff(first=0.8, factor=2.0, limit=30.0, jitter=0.5)
         for name, indexer in (indexers or {}).items():
             self.add_indexer(name, indexer)
@@ -206,7 +207,7 @@ class Informer:
         reader = Changes(self)
         for key, item in self._items.items():
             reader.add(key, Change(None, item.document))
-        self._readers.add(reader)
+        self._readers[reader] = None
         return reader
 
     # Keeping true

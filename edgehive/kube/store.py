@@ -133,7 +133,8 @@ class _Log:
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
         self.base = 0
-        self.watches: set[Watch] = set()
+        #: In the order they came.
+        self.watches: dict[Watch, None] = {}
 
     def append(self, event: Event) -> None:
         self.events.append(event)
@@ -167,7 +168,7 @@ class Watch:
         self.revision = since
         self._cursor = log.after(replay[-1].revision if replay else since)
         self.news = asyncio.Event()
-        log.watches.add(self)
+        log.watches[self] = None
 
     def __enter__(self) -> "Watch":
         return self
@@ -176,7 +177,7 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        self._log.watches.discard(self)
+        self._log.watches.pop(self, None)
 
     async def batch(self, timeout: float | None = None, limit: int = 256) -> list[Event]:
         """The next events in order, at least one; empty only when none came in time. Raises Expired."""

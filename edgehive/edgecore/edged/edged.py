@@ -221,7 +221,6 @@ class Edged:
             self._stats,
             lambda: machine.amounts(self._root, self._image_place),
             self._kubelet,
-            self._clock,
             root=self._root,
             pod_logs=self._runtime.facts.node.pod_logs,
             tell=self._tell,

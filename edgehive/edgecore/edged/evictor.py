@@ -9,7 +9,6 @@ Go: pkg/kubelet/eviction/eviction_manager.go
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 
 from edgehive.api.config.durations import seconds
@@ -33,7 +32,6 @@ from edgehive.edgecore.edged.rounds import every
 from edgehive.edgecore.edged.runtime import Tell
 from edgehive.edgecore.edged.stats import Reading, StatsSummary
 from edgehive.edgecore.edged.storage_use import empty_dirs, log_folder, on_disk
-from edgehive.kit.clock import Clock
 from edgehive.kube import quantity
 from edgehive.protos import cri_pb2 as cri
 
@@ -68,7 +66,6 @@ class Evictor:
         stats: StatsSummary,
         measure: Callable[[], Signals],
         config: TailoredKubeletConfig,
-        clock: Clock,
         *,
         root: Path,
         pod_logs: str,
@@ -80,27 +77,26 @@ class Evictor:
         self._stats = stats
         self._measure = measure
         self._config = config
-        self._clock = clock
         self._root = root
         self._pod_logs = pod_logs
         self._tell = tell
         self._tell_of_node = tell_of_node
         self._free_images = free_images
-        self._lasting = timedelta(seconds=seconds(config.eviction_pressure_transition_period))
+        self._lasting = seconds(config.eviction_pressure_transition_period)
         self._grace = {name: seconds(text) for name, text in config.eviction_soft_grace_period.items()}
-        #: condition -> when it was last seen
-        self._pressed: dict[str, datetime] = {}
+        #: condition -> when it was last seen, by the loop's time as all times here
+        self._pressed: dict[str, float] = {}
         #: signal -> since when its soft threshold is met
-        self._soft_since: dict[str, datetime] = {}
+        self._soft_since: dict[str, float] = {}
         #: Signals that have to recover by evictionMinimumReclaim too.
         self._reclaiming: set[str] = set()
-        self._ending: tuple[str, datetime] | None = None
+        self._ending: tuple[str, float] | None = None
         self._helpless = False
 
     @property
     def conditions(self) -> frozenset[str]:
         """Pressure that holds, or did until a moment ago: a condition that flaps would move pods to and fro."""
-        now = self._clock.now()
+        now = asyncio.get_running_loop().time()
         return frozenset(name for name, seen in self._pressed.items() if now - seen < self._lasting)
 
     async def run(self) -> None:
@@ -108,7 +104,7 @@ class Evictor:
 
     async def look(self) -> None:
         """One round: at most one pod goes."""
-        now = self._clock.now()
+        now = asyncio.get_running_loop().time()
         hard, soft = self._short(now)
         for item in (*hard, *soft):
             self._pressed[item.condition] = now
@@ -126,11 +122,11 @@ class Evictor:
             return
         await self._evict(short, hard=short in hard)
 
-    def _signals(self, now: datetime) -> set[str]:
+    def _signals(self, now: float) -> set[str]:
         hard, soft = self._short(now)
         return {item.signal for item in (*hard, *soft)}
 
-    def _short(self, now: datetime) -> tuple[list[Shortage], list[Shortage]]:
+    def _short(self, now: float) -> tuple[list[Shortage], list[Shortage]]:
         """(hard, soft): the thresholds met, the soft ones for as long as their grace period."""
         signals = self._measure()
         reclaim = {
@@ -139,20 +135,16 @@ class Evictor:
         hard = shortages(signals, self._config.eviction_hard, reclaim)
         soft = shortages(signals, self._config.eviction_soft, reclaim)
         self._soft_since = {item.signal: self._soft_since.get(item.signal, now) for item in soft}
-        due = [
-            item
-            for item in soft
-            if (now - self._soft_since[item.signal]).total_seconds() >= self._grace.get(item.signal, 0.0)
-        ]
+        due = [item for item in soft if now - self._soft_since[item.signal] >= self._grace.get(item.signal, 0.0)]
         return hard, due
 
-    def _still_ending(self, now: datetime) -> bool:
+    def _still_ending(self, now: float) -> bool:
         if self._ending is None:
             return False
         uid, since = self._ending
         worker = self._pods.get(uid)
         busy = worker is not None and bool(worker.observed.alive)
-        if not busy or (now - since).total_seconds() > _CLEANUP_SECONDS:
+        if not busy or now - since > _CLEANUP_SECONDS:
             self._ending = None
         return self._ending is not None
 
@@ -169,7 +161,7 @@ class Evictor:
             self._helpless = True
             return
         worker = workers[chosen.uid]
-        self._ending = (chosen.uid, self._clock.now())
+        self._ending = (chosen.uid, asyncio.get_running_loop().time())
         grace = IMMEDIATE_SECONDS if hard else self._soft_grace(worker)
         give_up(worker, Termination(grace, "Evicted", message(short, chosen), disruption=True), self._tell)
 

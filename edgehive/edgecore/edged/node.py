@@ -222,7 +222,10 @@ class NodeReporter:
         self._tell = tell
         self._known: Mapping[str, Any] = {}
         self._node_uid = ""
-        self._told_at: datetime | None = None
+        #: Whether the API holds `_known`: a report whose answer was lost may have been written all the same.
+        self._sure = False
+        #: By the loop's time: a date that is set back must not silence the node.
+        self._told_at: float | None = None
         self._ready: bool | None = None
         self._held_lease: dict[str, Any] | None = None
         self._changed = asyncio.Event()
@@ -264,7 +267,8 @@ class NodeReporter:
         wanted = node_status(self._name, self._config, view, now, self._known)
         self._note_ready(not view.trouble)
         longest = seconds(self._config.tailored_kubelet_config.node_status_report_frequency)
-        fresh = self._told_at is not None and (now - self._told_at).total_seconds() < longest
+        time = asyncio.get_running_loop().time()
+        fresh = self._told_at is not None and time - self._told_at < longest
         if fresh and not worth_telling(self._known, wanted):
             return
         try:
@@ -274,16 +278,13 @@ class NodeReporter:
             self._node_uid, self._known = "", {}
             await self._register(view)
             await self._send(wanted)
-        self._told_at = now
+        self._told_at = time
 
     async def _send(self, wanted: Mapping[str, Any]) -> None:
-        answer = await self._client.patch(
-            NODES,
-            self._name,
-            status_changes(self._known, wanted),
-            type=PatchType.STRATEGIC,
-            subresource="status",
-        )
+        changes = status_changes(self._known if self._sure else {}, wanted)
+        self._sure = False
+        answer = await self._client.patch(NODES, self._name, changes, type=PatchType.STRATEGIC, subresource="status")
+        self._sure = True
         self._learn(answer)
         self._known = dict(self._known) | dict(wanted)
 

@@ -9,7 +9,7 @@ Go: pkg/kubelet/kuberuntime/kuberuntime_manager.go (computePodActions), client-g
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 
@@ -140,6 +140,19 @@ class Notes:
     readiness: dict[str, bool] = field(default_factory=dict)
     #: container id -> whether the startup probe passed; only containers that have one.
     startup: dict[str, bool] = field(default_factory=dict)
+    #: container id -> when it ended, by the clock as it is now.
+    ended: dict[str, datetime] = field(default_factory=dict)
+
+    def clock_was_set(self, by: timedelta) -> None:
+        """The date jumped: what was to happen in a while happens after that while."""
+        self.failures = {name: replace(item, retry_at=item.retry_at + by) for name, item in self.failures.items()}
+        self.crashes = {name: replace(item, since=item.since + by) for name, item in self.crashes.items()}
+        self.ended = {id: at + by for id, at in self.ended.items()}
+
+    def note_ends(self, observed: "ObservedPod", now: datetime) -> None:
+        """A container that ended in the future did so before the clock was set back."""
+        exited = [item for item in observed.containers if item.state is State.EXITED]
+        self.ended = {item.id: self.ended.get(item.id) or min(item.finished_at or now, now) for item in exited}
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,7 +524,8 @@ class _Draft:
     def _must_wait(self, container: Container, seen: ObservedContainer) -> bool:
         changed = bool(seen.spec_hash) and seen.spec_hash != spec_hash(container)
         crash = self.notes.crashes.get(container.name)
-        until = None if changed else crash_wait_until(crash, seen.finished_at or self.now)
+        ended = self.notes.ended.get(seen.id) or seen.finished_at or self.now
+        until = None if changed else crash_wait_until(crash, ended)
         if crash is None or until is None or until <= self.now:
             return False
         meta = self.desired.pod.metadata
@@ -552,9 +566,12 @@ def _go_duration(seconds: float) -> str:
 
 
 def newest_first(sandboxes: Iterable[ObservedSandbox], containers: Iterable[ObservedContainer]) -> ObservedPod:
-    """Put what a runtime listed in any order into the order the plan expects."""
+    """Put what a runtime listed in any order into the order the plan expects.
+
+    By attempts first, which count up: creation times do not where a clock was set back.
+    """
     epoch = datetime.min.replace(tzinfo=UTC)
     return ObservedPod(
         tuple(sorted(sandboxes, key=lambda item: (item.attempt, item.created_at or epoch), reverse=True)),
-        tuple(sorted(containers, key=lambda item: (item.created_at or epoch, item.attempt), reverse=True)),
+        tuple(sorted(containers, key=lambda item: (item.attempt, item.created_at or epoch), reverse=True)),
     )

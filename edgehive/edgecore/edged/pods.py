@@ -55,6 +55,8 @@ log = logging.getLogger("edgehive.edged")
 
 _VOLUME_RETRY_SECONDS = 5.0
 _STOP_RETRY_SECONDS = 2.0
+#: The date and the loop's time may drift apart by this much between two looks without a jump.
+_CLOCK_DRIFT = timedelta(seconds=1)
 #: A stop that takes longer than its grace period by this much is tried again without any grace.
 _STOP_MARGIN_SECONDS = 60.0
 
@@ -108,11 +110,13 @@ class PodWorker:
         self._job: asyncio.Task[None] | None = None
         self._job_ends = False
         self._places: dict[str, str] | None = None
-        self._stale_volumes = False
+        #: At first too: what changed while this process did not run is in no message.
+        self._stale_volumes = True
         self._stop_failures = 0
         #: Containers whose back-off was told in an event.
         self._told_back_off: set[str] = set()
         self._released = False
+        self._looked_at: tuple[datetime, float] | None = None
         self.erased = False
 
     @property
@@ -191,22 +195,36 @@ class PodWorker:
     async def _step(self) -> datetime | None:
         """Look, decide, report, act; when to look again at the latest."""
         now = self._parts.clock.now()
+        # What is seen while something is being done is old when that is over.
+        doing = self._busy
         try:
             self.observed = await self._parts.runtime.observe(self.uid)
         except RuntimeRefused as error:
             log.debug("pod %s cannot be observed: %s", self.uid, error)
             return now + timedelta(seconds=1)
+        self._follow_clock(now)
         self._begin(now)
+        self.notes.note_ends(self.observed, now)
         self._note_probes()
         steps = plan(self.desired, self.observed, self.notes, now)
         if not self.desired.removed:
             self._parts.reporter.report(self.uid, self._status(steps, now))
         self._tell_back_off(steps)
         self._sync_probes(steps)
-        await self._act(steps)
+        await self._act(steps, settled=not doing)
         renewal = await self._keep_volumes_fresh(now)
         deadline = deadline_of(self.desired) if steps.termination is None else None
         return min((item for item in (steps.wake_at, renewal, deadline) if item), default=None)
+
+    def _follow_clock(self, now: datetime) -> None:
+        """What waits goes by time that passed, whatever the date was set to meanwhile."""
+        time = asyncio.get_running_loop().time()
+        if self._looked_at is not None:
+            before, then = self._looked_at
+            jump = (now - before) - timedelta(seconds=time - then)
+            if abs(jump) > _CLOCK_DRIFT:
+                self.notes.clock_was_set(jump)
+        self._looked_at = (now, time)
 
     def _begin(self, now: datetime) -> None:
         self.looked = True
@@ -237,14 +255,14 @@ class PodWorker:
 
     # acting
 
-    async def _act(self, steps: Plan) -> None:
+    async def _act(self, steps: Plan, *, settled: bool) -> None:
         ends = steps.termination is not None
         if self._busy and ends and not self._job_ends:
             # Whatever is being started is not wanted any more.
             await cancel_and_join(self._job)
             self.wake()
             return
-        if self._busy:
+        if self._busy or not settled:
             return
         if steps.finished:
             await self._finish()
@@ -302,23 +320,23 @@ class PodWorker:
         self.notes.failures[name] = Failure(reason, message, retry_at, before.count + 1 if before else 1)
 
     async def _create_sandbox(self, attempt: int) -> None:
-        self._places = await self._parts.runtime.prepare(self.pod)
+        await self._prepare()
         await self._parts.runtime.create_sandbox(self.pod, attempt)
 
     async def _start(self, name: str, attempt: int) -> None:
         sandbox = self.observed.sandbox
         if sandbox is None:
             return
-        if self._places is None:
-            self._places = await self._parts.runtime.prepare(self.pod)
+        places = self._places if self._places is not None else await self._prepare()
         before = self.observed.latest(name)
         container = _container(self.pod, name)
         target = self._pid_target(container)
-        await self._parts.runtime.start(self.pod, container, attempt, sandbox, self._places, pid_target=target)
+        await self._parts.runtime.start(self.pod, container, attempt, sandbox, places, pid_target=target)
         if before is not None and before.state is State.EXITED:
             now = self._parts.clock.now()
             crash = self.notes.crashes.get(name)
-            self.notes.crashes[name] = crash_after_restart(crash, before.finished_at or now, now)
+            ended = self.notes.ended.get(before.id) or now
+            self.notes.crashes[name] = crash_after_restart(crash, ended, now)
 
     def _pid_target(self, container: Container) -> str:
         """Whose processes an ephemeral container shall see."""
@@ -375,20 +393,24 @@ class PodWorker:
 
     # volumes and probes
 
+    async def _prepare(self) -> dict[str, str]:
+        self._stale_volumes = False
+        self._places = await self._parts.runtime.prepare(self.pod)
+        return self._places
+
     async def _keep_volumes_fresh(self, now: datetime) -> datetime | None:
         """Follow changed sources and renew tokens while the pod runs; when the next token is due."""
         if self._released or not self.observed.alive or self.desired.removed:
             return None
         due = self._parts.runtime.next_renewal(self.uid)
         if not self._busy and (self._stale_volumes or (due is not None and due <= now)):
-            self._stale_volumes = False
             await self._refresh_volumes()
             due = self._parts.runtime.next_renewal(self.uid)
         return None if due is None else max(due, now + timedelta(seconds=_VOLUME_RETRY_SECONDS))
 
     async def _refresh_volumes(self) -> None:
         try:
-            self._places = await self._parts.runtime.prepare(self.pod)
+            await self._prepare()
         except VolumeError as error:
             # What is there stays; the next change or renewal tries again.
             self._parts.tell(self.pod, "", "Warning", "FailedMount", str(error))

@@ -134,7 +134,8 @@ class Prober:
 
     def _first_wait(self, probe: Probe, started: datetime | None) -> float:
         """The rest of the initial delay; after a restart of the agent the probes of a node do not all fire at once."""
-        age = (self._clock.now() - started).total_seconds() if started else 0.0
+        # A clock that was set back would make the container younger than nothing.
+        age = max(0.0, (self._clock.now() - started).total_seconds()) if started else 0.0
         left = probe.initial_delay_seconds - age
         if left > 0 or age < probe.period_seconds:
             return max(0.0, left)

@@ -37,6 +37,8 @@ class _Outbox:
     #: Whom the API is told of; "" while a static pod has no mirror there.
     api_uid: str
     version: int = 0
+    #: Whether the API holds `known`: a report whose answer was lost may have been written all the same.
+    sure: bool = True
     wanted: Status | None = None
     delete: bool = False
     gone: bool = False
@@ -48,7 +50,8 @@ class _Outbox:
         if self.gone or not self.api_uid:
             return False
         return self.delete or (
-            self.wanted is not None and status_patch(self.api_uid, self.known, self.wanted) is not None
+            self.wanted is not None
+            and status_patch(self.api_uid, self.known, self.wanted, sure=self.sure) is not None
         )
 
 
@@ -154,15 +157,16 @@ class Reporter:
 
     async def _one(self, box: _Outbox) -> None:
         wanted = box.wanted
-        patch = status_patch(box.api_uid, box.known, wanted) if wanted is not None else None
+        patch = status_patch(box.api_uid, box.known, wanted, sure=box.sure) if wanted is not None else None
         if patch is None or wanted is None:
             await self._client.delete(PODS, box.name, box.namespace, grace_period_seconds=0, uid=box.api_uid)
             box.gone = True
             return
+        box.sure = False
         answer = await self._client.patch(
             PODS, box.name, patch, box.namespace, type=PatchType.STRATEGIC, subresource="status"
         )
-        box.known = _foreign_conditions(box.known, wanted)
+        box.known, box.sure = _foreign_conditions(box.known, wanted), True
         box.version = _version(answer) or box.version
 
     async def _pause(self, box: _Outbox, delay: float) -> None:

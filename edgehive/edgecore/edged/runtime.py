@@ -45,6 +45,7 @@ log = logging.getLogger("edgehive.edged")
 #: A container gets at least this long after its preStop hook used the grace period up.
 _LEAST_STOP_SECONDS = 2.0
 _HOOK_SECONDS = 30.0
+_NAME_TAKEN_SECONDS = 1.0
 _MAX_CREDENTIALS = 1024 * 1024
 _STATES = {
     cri.CONTAINER_CREATED: State.CREATED,
@@ -197,6 +198,9 @@ class PodRuntime:
     # --- sandboxes ---
 
     async def create_sandbox(self, pod: Pod, attempt: int) -> None:
+        """Raises StartFailed, also while a former pod of this name is still ending: there are never two."""
+        if await self._former_pod_lives(pod):
+            raise StartFailed("", "waiting for the former pod of this name to end", retry_after=_NAME_TAKEN_SECONDS)
         try:
             config = podspec.sandbox_config(pod, self.facts.node, attempt=attempt)
             async with self._creations:
@@ -208,6 +212,18 @@ class PodRuntime:
             self._tell(pod, "", "Warning", "FailedCreatePodSandBox", message)
             raise StartFailed("FailedCreatePodSandBox", message, retry_after=2.0) from error
         self.owners[sandbox] = pod.metadata.uid
+
+    async def _former_pod_lives(self, pod: Pod) -> bool:
+        meta = pod.metadata
+        labels = {podspec.POD_NAME: meta.name, podspec.POD_NAMESPACE: meta.namespace}
+        found = await self.cri.list_pod_sandboxes(labels=labels)
+        others = {item.id: item for item in found if item.labels.get(podspec.POD_UID) != meta.uid}
+        if not others:
+            return False
+        containers = await self.cri.list_containers(labels=labels)
+        return any(item.state == cri.SANDBOX_READY for item in others.values()) or any(
+            item.pod_sandbox_id in others and item.state == cri.CONTAINER_RUNNING for item in containers
+        )
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         await self.cri.stop_pod_sandbox(sandbox_id)

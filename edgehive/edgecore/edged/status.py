@@ -320,16 +320,22 @@ class _Report:
 # --- the patch between two statuses -----------------------------------------------------------------------
 
 
-def status_patch(uid: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A strategic-merge patch of the status subresource with only what changed; None when nothing did."""
+def status_patch(
+    uid: str, known: Mapping[str, Any], wanted: Mapping[str, Any], *, sure: bool = True
+) -> dict[str, Any] | None:
+    """A strategic-merge patch of the status subresource with only what changed; None when nothing did.
+
+    Where it is not sure that the API holds what is known, everything is told.
+    """
     changes: Status = {}
     for key in _OWNED:
-        if wanted.get(key) != known.get(key):
+        if not sure or wanted.get(key) != known.get(key):
             changes[key] = wanted.get(key)
     for key in ("podIPs", "hostIPs"):
         if changes.get(key):
             changes[key] = _keyed_by_ip(known.get(key) or (), wanted[key])
-    conditions = condition_changes(known.get("conditions") or (), wanted.get("conditions") or ())
+    told = known.get("conditions") or () if sure else ()
+    conditions = condition_changes(told, wanted.get("conditions") or ())
     if conditions:
         changes["$setElementOrder/conditions"] = [{"type": item["type"]} for item in wanted["conditions"]]
         changes["conditions"] = conditions

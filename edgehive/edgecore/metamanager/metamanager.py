@@ -295,11 +295,14 @@ class MetaManager:
             if not await self._store.is_unanswered(sequence):
                 raise Unreachable(f"a newer patch of {resource} has taken the place of this one")
             answer = read_reply(await self._cloud.call(message))
+            # The row first: a crash in between repeats the patch, the other way round it would leave an old row.
+            if answer.error is None:
+                await self._keep_answer(answer, resource)
             if answer.error is None or not errors.from_status(answer.error).transient:
                 await self._store.forget_unanswered(sequence)
             if answer.error is None:
-                await self._keep_answer(answer, resource)
-            elif isinstance(errors.from_status(answer.error), NotFound) and resource.type == ResourceType.NODE_PATCH:
+                return _content(answer)
+            if isinstance(errors.from_status(answer.error), NotFound) and resource.type == ResourceType.NODE_PATCH:
                 await self._forget_node(resource)
             return _content(answer)
 

@@ -19,6 +19,8 @@ from edgehive.kit.clock import parse_rfc3339
 #: Kubernetes' default life of a token whose request names none.
 DEFAULT_EXPIRATION = 3600
 _OLDEST = timedelta(hours=24)
+#: The clocks of cloud and edge may differ by this much.
+_CLOCKS_APART = timedelta(minutes=5)
 _UID = re.compile(r'UID:("(?:[^"\\]|\\.)*")\}$')
 
 
@@ -78,7 +80,10 @@ def is_usable(document: Document) -> bool:
 
 
 def is_due(document: Document, now: datetime) -> bool:
-    """Whether a stored token should be replaced: past 80 % of its life or a day old, as kubelets do."""
+    """Whether a stored token should be replaced: past 80 % of its life or a day old, as kubelets do.
+
+    So should one from the future: a clock was set back, and nobody can tell how old it is.
+    """
     try:
         request = document.read(TokenRequest)
         expires = parse_rfc3339(request.status.expiration_timestamp or "")
@@ -86,7 +91,7 @@ def is_due(document: Document, now: datetime) -> bool:
         return True
     life = timedelta(seconds=request.spec.expiration_seconds or DEFAULT_EXPIRATION)
     issued = expires - life
-    return now >= min(issued + life * 0.8, issued + _OLDEST)
+    return now >= min(issued + life * 0.8, issued + _OLDEST) or issued - now > _CLOCKS_APART
 
 
 def _quote(text: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from edgehive.kit.tasks import spawn
 from edgehive.kube.connections import AT_ONCE, Connections, Disconnected
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -75,6 +76,26 @@ async def test_requests_at_the_same_time_have_connections_of_their_own(
 async def test_requests_above_the_bound_wait_their_turn(server: Server, connections: Connections) -> None:
     assert await asyncio.gather(*(ask(connections) for _ in range(3 * AT_ONCE))) == [b"ok"] * 3 * AT_ONCE
     assert len(server.asked) == AT_ONCE
+
+
+async def test_the_deadline_of_a_request_runs_from_its_turn(server: Server, connections: Connections) -> None:
+    loop, held = asyncio.get_running_loop(), []
+    server.handle = lambda _, writer: held.append(writer)
+    first = [spawn(ask(connections), name="first") for _ in range(AT_ONCE)]
+    while len(held) < AT_ONCE:
+        await asyncio.sleep(0)
+    patient = spawn(connections.exchange("GET", "/x", {}, None, limit=100, timeout=0.2), name="patient")
+    await asyncio.sleep(0.3)  # longer than it may take once it is sent
+    server.handle = lambda _, writer: writer.write(OK)
+    for writer in held:
+        writer.write(OK)
+    assert (await patient).body == b"ok"
+    assert await asyncio.gather(*first) == [b"ok"] * AT_ONCE
+    server.handle = lambda _, writer: None
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        await connections.exchange("GET", "/x", {}, None, limit=100, timeout=0.05)
+    assert loop.time() - began < 5
 
 
 async def test_a_kept_connection_the_server_has_ended_is_not_used(server: Server, connections: Connections) -> None:

@@ -1,5 +1,6 @@
 """plan.py: what happens next to a pod, as tables of situations."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -253,3 +254,28 @@ def test_an_ephemeral_container_looks_into_a_pod_whose_init_hangs_but_holds_no_p
     (stop,) = steps(done, seen("c", State.EXITED), seen("debug"))
     assert isinstance(stop, StopPod)
     assert [item.name for item in stop.containers] == ["debug"]
+
+
+def test_the_newest_container_is_the_one_with_the_most_attempts_whatever_the_clock_said() -> None:
+    old, new = seen(attempt=3, state=State.EXITED, code=1), seen(attempt=4)
+    set_back = replace(new, created_at=NOW - timedelta(days=30))
+    assert newest_first([READY], [old, set_back]).latest("c") is set_back
+
+
+def test_a_back_off_lasts_as_long_as_it_should_when_the_clock_is_set_back() -> None:
+    crashed = newest_first([READY], [seen(state=State.EXITED, code=1, ago=5)])
+    notes = Notes(crashes={"c": CrashDelay(20, NOW - timedelta(seconds=30))})
+    notes.note_ends(crashed, NOW)
+    month = timedelta(days=-30)
+    notes.clock_was_set(month)
+    notes.note_ends(crashed, NOW + month)
+    result = plan(Desired(pod()), crashed, notes, NOW + month)
+    assert result.wake_at == NOW + month + timedelta(seconds=15)
+
+
+def test_what_failed_is_tried_again_in_time_when_the_clock_is_set() -> None:
+    for jump in (timedelta(days=-30), timedelta(days=30)):
+        notes = Notes(failures={"c": Failure("ErrImagePull", "no route", NOW + timedelta(seconds=9))})
+        notes.clock_was_set(jump)
+        result = plan(Desired(pod()), newest_first([READY], []), notes, NOW + jump)
+        assert result.wake_at == NOW + jump + timedelta(seconds=9)

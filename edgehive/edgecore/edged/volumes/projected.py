@@ -57,8 +57,13 @@ Payload = dict[str, File]
 @dataclass(slots=True)
 class _Token:
     text: str
-    issued_at: datetime
     renew_at: datetime
+    #: The same by the loop's time: a date that is set back must not keep an old token.
+    due: float
+
+    def left(self, now: datetime) -> timedelta:
+        """Until it is to be renewed, by whichever clock says so first."""
+        return min(self.renew_at - now, timedelta(seconds=self.due - asyncio.get_running_loop().time()))
 
 
 @dataclass(slots=True)
@@ -100,7 +105,8 @@ class ProjectedVolumes:
 
     def next_renewal(self, uid: str) -> datetime | None:
         """When a token of this pod wants to be renewed."""
-        return min((token.renew_at for key, token in self._tokens.items() if key[0] == uid), default=None)
+        now = self._clock.now()
+        return min((now + token.left(now) for key, token in self._tokens.items() if key[0] == uid), default=None)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod that is gone."""
@@ -178,14 +184,14 @@ class ProjectedVolumes:
     async def _token(self, pod: Pod, source: ServiceAccountTokenProjection) -> _Token:
         key = (pod.metadata.uid, source.path, source.audience, source.expiration_seconds or _TOKEN_SECONDS)
         held, now = self._tokens.get(key), self._clock.now()
-        if held is not None and now < held.renew_at:
+        if held is not None and held.left(now) > timedelta(0):
             return held
         try:
             token = await self._request_token(pod, source)
         except ApiError:
             if held is None:
                 raise
-            held.renew_at = now + _TOKEN_RETRY
+            self._tokens[key] = _token(held.text, now, now + _TOKEN_RETRY)
             return held
         self._tokens[key] = token
         return token
@@ -209,7 +215,12 @@ class ProjectedVolumes:
         status = answer.read(TokenRequest).status
         if not status.token:
             raise VolumeError(f"no token was issued for service account {meta.namespace}/{account}")
-        return _Token(status.token, now, _renewal(now, status.expiration_timestamp, seconds))
+        return _token(status.token, now, _renewal(now, status.expiration_timestamp, seconds))
+
+
+def _token(text: str, now: datetime, renew_at: datetime) -> _Token:
+    # A second later, so that the date decides wherever it goes right.
+    return _Token(text, renew_at, asyncio.get_running_loop().time() + (renew_at - now).total_seconds() + 1.0)
 
 
 def _renewal(now: datetime, expires: str | None, seconds: int) -> datetime:

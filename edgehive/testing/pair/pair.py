@@ -15,7 +15,7 @@ import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -25,83 +25,25 @@ from edgehive.api.registry import CONFIG_MAPS, NODES, PODS
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.app import run_cloudcore
-from edgehive.edgecore.dbm.dbm import MIGRATIONS
 from edgehive.edgecore.edgehub.edgehub import EdgeHub
 from edgehive.edgecore.metaclient import MetaClient
 from edgehive.edgecore.metamanager.metamanager import MetaManager
 from edgehive.edgecore.metamanager.metastore import Metastore
 from edgehive.kit.backoff import Backoff
-from edgehive.kit.sqlite import Database, DatabaseError, _migrate
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import ApiError, NotFound
 from edgehive.testing.cluster import Cluster
+from edgehive.testing.pair.disk import InlineDatabase
 from edgehive.wire.link import Link, Peer
 from edgehive.wire.memory import MemoryNetwork
 from edgehive.wire.names import Operation
-
-T = TypeVar("T")
 
 NODE = "n1"
 EDGE_LABEL = "node-role.kubernetes.io/edge"
 #: Longer than every period and back-off in either half.
 QUIET_SECONDS = 200.0
 _PUSHES = (Operation.INSERT, Operation.UPDATE, Operation.DELETE)
-
-
-class InlineDatabase(Database):
-    """The edge's database, written and read when asked: no thread, so virtual time stays true.
-
-    `crash_after(n)` lets n more writes through; the next one never returns, done or not as `torn` says.
-    """
-
-    def __init__(self) -> None:
-        self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        _migrate(self._connection, ":memory:", MIGRATIONS)
-        self._left: int | None = None
-        self._torn = self._buried = False
-        self.crashed = asyncio.Event()
-
-    def crash_after(self, writes: int, *, torn: bool) -> None:
-        self._left, self._torn = writes, torn
-
-    def bury(self) -> None:
-        """The process is gone: what its clean-up would still write fails at once."""
-        self._buried = True
-
-    def recover(self) -> None:
-        self._left, self._buried = None, False
-        self.crashed.clear()
-
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        await asyncio.sleep(0)
-        if self._buried:
-            raise DatabaseError("the process is gone")
-        dying = self._left == 0
-        if self._left:
-            self._left -= 1
-        if dying and self._torn:
-            await self._die()
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            value = work(self._connection)
-        except Exception as error:
-            self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise DatabaseError(f"cannot write: {error}") from error
-            raise
-        self._connection.execute("COMMIT")
-        if dying:
-            await self._die()
-        return value
-
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        await asyncio.sleep(0)
-        return work(self._connection)
-
-    async def _die(self) -> None:
-        self.crashed.set()
-        await asyncio.Event().wait()
 
 
 class FaultyLink:
