@@ -26,6 +26,7 @@ from edgehive.kit.keypair import KeyPair, certificate_pem
 from edgehive.kit.ssl_contexts import load_pair, server_context
 from edgehive.kube.client import Client
 from edgehive.wire import join
+from edgehive.wire.link import JoinRefused
 
 log = logging.getLogger("edgehive.cloudhub")
 
@@ -82,6 +83,16 @@ class Authority:
             raise AuthorityChanged(f"Secret {where} holds another CA than this cloudcore runs with")
 
     # Tokens
+
+    async def keep_token(self) -> None:
+        """Renew the stored join token, unless it is good until the next time: another cloudcore may have renewed it."""
+        next_time = self.clock.now() + timedelta(hours=self._config.token_refresh_duration)
+        try:
+            token = join.parse_token(await shared_secrets.read_token(self._client))
+            join.verify_ca(self.ca.certificate, token)
+            join.verify_bearer(token.bearer, self.ca.key, next_time)
+        except JoinRefused:
+            await self.renew_token()
 
     async def renew_token(self) -> join.Token:
         """Mint a join token and store it; older ones stay good until they expire."""

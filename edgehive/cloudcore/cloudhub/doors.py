@@ -42,7 +42,7 @@ async def open_doors(deps: CloudDeps, tasks: asyncio.TaskGroup, links: LinkMetri
     config = deps.config.modules.cloud_hub
     async with Signer() as signer, AsyncExitStack() as doors:
         authority = await Authority.load(deps.client, deps.clock, config, signer)
-        await authority.renew_token()
+        await authority.keep_token()
         tasks.create_task(_renew_tokens(authority, config.token_refresh_duration * 3600), name="join tokens")
         tasks.create_task(_follow_files(authority, config, deps.config_file), name="server certificate")
         if config.https.enable:
@@ -66,7 +66,7 @@ async def _renew_tokens(authority: Authority, interval: float) -> None:
         await asyncio.sleep(interval)
         try:
             await authority.check_shared()
-            await authority.renew_token()
+            await authority.keep_token()
         except ApiError as error:
             # The present token is good for as long again.
             log.warning("cannot renew the join token: %s", error)

@@ -88,6 +88,15 @@ async def replace_pair(client: Client, secret: PairSecret, pair: KeyPair, resour
     return True
 
 
+async def read_token(client: Client) -> str:
+    """The stored join token, "" when there is none."""
+    try:
+        secret = (await client.get(SECRETS, TOKEN_SECRET, NAMESPACE)).read(Secret)
+    except NotFound:
+        return ""
+    return (secret.data or {}).get(TOKEN_KEY, b"").decode(errors="replace")
+
+
 async def write(client: Client, name: str, data: Mapping[str, bytes]) -> None:
     """Store data whatever was there."""
     patch = {"data": _encoded(data)}

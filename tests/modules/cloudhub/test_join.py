@@ -15,6 +15,7 @@ from edgehive.api.registry import SECRETS
 from edgehive.cloudcore.cloudhub.authority import Authority, AuthorityChanged, AuthorityError
 from edgehive.cloudcore.cloudhub.signer import Signer
 from edgehive.kit import tls
+from edgehive.kit.clock import FixedClock
 from edgehive.kit.keypair import KeyPair
 from edgehive.kube.client import PatchType
 from edgehive.testing.cluster import Cluster
@@ -205,6 +206,27 @@ async def test_the_secrets_are_those_the_go_tools_read(tmp_path: Path) -> None:
         ca = x509.load_der_x509_certificate(authority.ca.certificate)
         assert ca.serial_number == 1024
         assert ca.subject.rfc4514_string() == "CN=KubeEdge"
+
+
+async def test_replicas_keep_one_join_token_and_one_of_them_renews_it(tmp_path: Path) -> None:
+    clock = FixedClock(CLOCK.now())
+    async with Cluster(clock=clock) as cluster, Signer() as signer:
+        client = cluster.client()
+        replicas = [await Authority.load(client, clock, hub_config(tmp_path), signer) for _ in range(3)]
+
+        async def round_of_all() -> str:
+            versions = set()
+            for replica in replicas:
+                await replica.keep_token()
+                versions.add((await client.get(SECRETS, "tokensecret", "kubeedge")).meta.resource_version)
+            assert len(versions) == 1
+            return versions.pop()
+
+        first = await round_of_all()
+        clock.set(clock.now() + timedelta(hours=11))
+        assert await round_of_all() == first
+        clock.set(clock.now() + timedelta(hours=1))
+        assert await round_of_all() != first
 
 
 def names_of(pair: KeyPair) -> set[x509.GeneralName]:
