@@ -16,12 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from edgehive.api.config.cloudcore import CloudCore
-from edgehive.kit.http import serve
+from edgehive.kit.http import read_answer, serve
 
 log = logging.getLogger("edgehive.cloudcore")
 
 ASK_SECONDS = 5.0
 LOOK_SECONDS = 0.25
+#: Far more than the metrics of a worker with many nodes.
+MAX_ANSWER = 32 * 1024 * 1024
 
 
 class WorkerMonitor:
@@ -105,7 +107,7 @@ class WorkerMonitor:
             return 503, "it is being started"
         try:
             async with self._session.get(f"http://127.0.0.1:{port}{path}") as answer:
-                return answer.status, (await answer.text()).strip()
+                return answer.status, (await read_answer(answer, MAX_ANSWER)).decode(errors="replace").strip()
         except (aiohttp.ClientError, OSError) as error:
             return 503, f"it does not answer: {error or 'not in time'}"
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, ClientResponse, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from edgehive.kit.door import USUAL, PortInUse, Strangers, Visitor, open_door
@@ -32,6 +32,17 @@ async def read_body(request: web.Request, seconds: float = BODY_SECONDS) -> byte
     """
     async with asyncio.timeout(seconds):
         return await request.read()
+
+
+async def read_answer(answer: ClientResponse, limit: int) -> bytes:
+    """The whole answer of somebody asked; raises ClientPayloadError beyond `limit` bytes."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            answer.close()
+            raise ClientPayloadError(f"{answer.url.authority} answers with more than {limit} bytes")
+    return bytes(body)
 
 
 def subject_of(request: web.Request) -> tuple[str, tuple[str, ...]]:
@@ -137,4 +148,4 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
         return True
 
 
-__all__ = ["MAX_BODY", "PortInUse", "Strangers", "read_body", "serve", "subject_of"]
+__all__ = ["MAX_BODY", "PortInUse", "Strangers", "read_answer", "read_body", "serve", "subject_of"]

@@ -27,7 +27,7 @@ from edgehive.edgecore.edged import hooks
 from edgehive.edgecore.edgehub import identity as identities
 from edgehive.edgecore.edgehub.credentials import write_private
 from edgehive.kit.clock import SystemClock
-from edgehive.kit.http import Strangers, read_body, serve
+from edgehive.kit.http import Strangers, read_answer, read_body, serve
 from edgehive.kube import http_client
 from edgehive.kube.errors import ServerError
 from edgehive.kube.http_client import HttpClient
@@ -240,6 +240,7 @@ def test_row_08_a_write_that_fails_is_noticed_and_leaves_the_file(
 
 #: Who asks others by HTTP, and what bounds what they are answered.
 _CLIENTS = {
+    "cloudcore/worker_monitor.py": "by `read_answer`, below",
     "cloudcore/cloudstream/forwarding.py": "passes on in pieces, with back-pressure",
     "edgecore/edgehub/identity.py": "join, below",
     "edgecore/edged/hooks.py": "probes read no body, below",
@@ -271,6 +272,9 @@ async def test_row_09_no_client_reads_an_endless_answer(monkeypatch: pytest.Monk
             kubelet = Backend("node n1", "http", "127.0.0.1", port)
             with pytest.raises(BadGateway, match="more than"):
                 await backends.read(kubelet, "/stats/summary", asked="/", limit=2**20, seconds=20)
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+            with pytest.raises(aiohttp.ClientPayloadError, match="more than 1000 bytes"):
+                await read_answer(answer, 1000)
         main = Container(name="main")
         probe = HTTPGetAction(port=port, host="127.0.0.1", path="/healthz")
         assert await hooks.get_page(hooks.Target("c", main, "127.0.0.1"), probe, 20) == ""
