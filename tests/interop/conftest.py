@@ -3,7 +3,9 @@
 With our own parts alone a pairing runs wherever containers run; the others need the Go programs (`EDGEHIVE_GO_PEERS`).
 """
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +29,18 @@ def pairing(request: pytest.FixtureRequest) -> Iterator[Pairing]:
         # A stock edge keeps for good what it was answered when it asked for something that was not there yet.
         for needed in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
             found.until(f"{needed} of the cluster", lambda needed=needed: found.get(needed))  # type: ignore[misc]
+        failed = request.session.testsfailed
         yield found
+        if request.session.testsfailed > failed:
+            _keep_logs(found)
+
+
+def _keep_logs(pairing: Pairing) -> None:
+    """What its programs said outlives a pairing in which a test failed."""
+    kept = Path(tempfile.mkdtemp(prefix=f"pairing-{pairing.name}-"))
+    for log in [*pairing.hosts.data.glob("*.log"), *(pairing.hosts.data / "site").glob("*.log")]:
+        shutil.copy(log, kept)
+    print(f"the logs of {pairing.name} are in {kept}")
 
 
 def _needs(name: str) -> None:
