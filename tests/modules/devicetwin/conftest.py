@@ -153,7 +153,7 @@ class Edge:
             if question.route.operation == "insert":
                 self.events.put_nowait(question.read(dict))
                 continue
-            namespace, type, *name = question.route.resource.split("/")
+            _, type, *name = question.route.resource.split("/")
             if name:
                 found: Any = self.rows.get(question.route.resource)
             else:
