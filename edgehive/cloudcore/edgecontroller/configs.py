@@ -5,10 +5,12 @@ Go: cloud/pkg/edgecontroller/controller (configmaps, secrets)
 
 from collections.abc import Iterator
 
+from edgehive.api.core import Pod
 from edgehive.api.registry import CONFIG_MAPS, SECRETS, ApiResource
 from edgehive.cloudcore.edgecontroller.context import EdgeContext
-from edgehive.cloudcore.edgecontroller.location import Reference
+from edgehive.cloudcore.edgecontroller.location import Reference, references
 from edgehive.cloudcore.flows import Answer, Down, Request, Unchanged, bare, downstream, upstream
+from edgehive.kube.errors import NotFound
 from edgehive.kube.informer import Change
 from edgehive.wire.names import Operation, ResourceType
 
@@ -29,8 +31,20 @@ def _to_users(resource: ApiResource, change: Change, operation: Operation, conte
     namespace, name = change.key
     if change.new is None:
         operation = Operation.DELETE
-    for node in context.location.nodes_of(Reference(resource.edge_type, namespace, name)):
+    reference = Reference(resource.edge_type, namespace, name)
+    for node in context.location.nodes_of(reference):
+        context.missed.forget(node, reference)
         yield Down(node, operation, resource, change.document)
+
+
+def found_since(pod: Pod, context: EdgeContext) -> Iterator[Down]:
+    """What the pod needs and its node was told is not there, if it is by now."""
+    node = pod.spec.node_name
+    for reference in context.missed.among(node, references(pod)):
+        resource = CONFIG_MAPS if reference.type == ResourceType.CONFIG_MAP else SECRETS
+        if (document := context.caches[resource].get(reference.name, reference.namespace)) is not None:
+            context.missed.forget(node, reference)
+            yield Down(node, Operation.UPDATE, resource, document)
 
 
 @upstream(ResourceType.CONFIG_MAP, Operation.QUERY)
@@ -48,4 +62,8 @@ async def _query(resource: ApiResource, request: Request, context: EdgeContext) 
     context.demand_need(request)
     name, namespace = request.resource.name, request.resource.api_namespace
     held = context.caches[resource].get(name, namespace)
-    return bare(held or await context.client.get(resource, name, namespace))
+    try:
+        return bare(held or await context.client.get(resource, name, namespace))
+    except NotFound:
+        context.missed.note(request.node, Reference(resource.edge_type, namespace, name))
+        raise

@@ -8,7 +8,7 @@ import msgspec
 from edgehive.api.document import Document
 from edgehive.api.registry import CONFIG_MAPS, NODES, PODS, SECRETS, ApiResource
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
-from edgehive.cloudcore.edgecontroller.location import Location, Reference
+from edgehive.cloudcore.edgecontroller.location import Location, Missed, Reference
 from edgehive.cloudcore.flows import Request
 from edgehive.cloudcore.placement import BY_NODE, by_node, node_of
 from edgehive.cloudcore.replicas.claims import ADDRESS_ANNOTATION
@@ -38,6 +38,7 @@ class EdgeContext:
     enforce: bool = True
     approve: bool = False
     location: Location = field(default_factory=Location)
+    missed: Missed = field(default_factory=Missed)
     refusals: Refusals = field(default_factory=lambda: Refusals("edgecontroller", log))
 
     @classmethod

@@ -117,3 +117,32 @@ class Location:
 
     def __len__(self) -> int:
         return len(self._pods)
+
+
+class Missed:
+    """What nodes were told is not there.
+
+    A Go edge keeps that answer in the object's place and serves it to every later pod, until it is sent the object.
+    """
+
+    def __init__(self, per_node: int = 256) -> None:
+        self._per_node = per_node
+        self._by_node: dict[str, dict[Reference, None]] = {}
+
+    def note(self, node: str, reference: Reference) -> None:
+        """Of more than are remembered the oldest is forgotten: its node finds it when it changes."""
+        missed = self._by_node.setdefault(node, {})
+        missed[reference] = None
+        if len(missed) > self._per_node:
+            del missed[next(iter(missed))]
+
+    def among(self, node: str, wanted: frozenset[Reference]) -> list[Reference]:
+        """Those of `wanted` that the node was told are not there."""
+        return [reference for reference in self._by_node.get(node, ()) if reference in wanted]
+
+    def forget(self, node: str, reference: Reference) -> None:
+        """It was sent."""
+        missed = self._by_node.get(node, {})
+        missed.pop(reference, None)
+        if not missed:
+            self._by_node.pop(node, None)

@@ -13,6 +13,7 @@ import msgspec
 from edgehive.api.core import Pod
 from edgehive.api.document import Document
 from edgehive.api.registry import PODS
+from edgehive.cloudcore.edgecontroller.configs import found_since
 from edgehive.cloudcore.edgecontroller.context import EdgeContext, patch_uid, same_apart_from_status
 from edgehive.cloudcore.edgecontroller.location import MIRROR_ANNOTATION, needs_of
 from edgehive.cloudcore.flows import (
@@ -57,6 +58,7 @@ def pods_down(change: Change, context: EdgeContext) -> Iterator[Down | Unchanged
     if change.old is not None and same_apart_from_status(change.old, change.new):
         yield Unchanged(node, change.old, change.new)
         return
+    yield from found_since(pod, context)
     # wire: `insert` only for a pod first seen with its node; golden 04, 30
     fresh = change.old is None and pod.metadata.deletion_timestamp is None
     yield Down(node, Operation.INSERT if fresh else Operation.UPDATE, PODS, change.new)

@@ -37,6 +37,27 @@ async def test_changes_and_deletion_go_to_the_nodes_that_use_it() -> None:
         assert other.pushed("default/configmap/settings") == []
 
 
+async def test_what_was_missed_by_a_pod_that_went_comes_with_the_next_pod() -> None:
+    """A Go edge keeps the error it was answered and would serve it, as an empty object, to every later pod."""
+    volume = [{"name": "v", "configMap": {"name": "late"}}]
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        await it.pod("early", "n1", volumes=volume)
+        await edge.expect_object("default/pod/early")
+        missing = content_of(await edge.request("query", "default/configmap/late"))
+        assert missing["ErrStatus"]["reason"] == "NotFound"
+        await it.client.delete(PODS, "early", "default", grace_period_seconds=0)
+        await edge.expect_object("default/pod/early", "delete")
+        await make(it, "late")
+        await it.pod("next", "n1", volumes=volume)
+        await edge.expect_object("default/pod/next")
+        assert content_of(await edge.expect_object("default/configmap/late"))["data"] == {"k": "1"}
+        await it.pod("third", "n1", volumes=volume)
+        await edge.expect_object("default/pod/third")
+        await asyncio.sleep(5)
+        assert edge.pushed("default/configmap/late") == ["update"]
+
+
 async def test_a_new_secret_is_an_update() -> None:
     async with cloud() as it:
         edge = await it.edge("n1")

@@ -4,7 +4,7 @@ import pytest
 
 from edgehive.api.core import Pod
 from edgehive.api.document import Document
-from edgehive.cloudcore.edgecontroller.location import Location, Reference, references
+from edgehive.cloudcore.edgecontroller.location import Location, Missed, Reference, references
 
 
 def pod(name: str, node: str, **spec: object) -> Pod:
@@ -69,3 +69,15 @@ def test_a_node_is_forgotten_with_its_last_pod() -> None:
     where.put(pod("c", "n2"))
     assert where.nodes_of(SECRET) == []
     assert len(where) == 1
+
+
+def test_what_a_node_missed_is_remembered_within_bounds_and_forgotten_when_it_is_sent() -> None:
+    missed = Missed(per_node=2)
+    first, second, third = (Reference("configmap", "default", name) for name in "abc")
+    for reference in (first, second, third):
+        missed.note("n1", reference)
+    assert missed.among("n1", frozenset((first, second, third))) == [second, third]
+    assert missed.among("n2", frozenset((second,))) == []
+    missed.forget("n1", second)
+    assert missed.among("n1", frozenset((second, third))) == [third]
+    missed.forget("n2", third)
