@@ -24,6 +24,8 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 BACKLOG = 1024
 #: A pause after the process has run out of file descriptors.
 EXHAUSTED_SECONDS = 0.5
+#: A handshake that fails sooner keeps its place among the open connections this long: no address fails ever faster.
+FAILED_SECONDS = 1.0
 #: To a client that speaks HTTP without TLS at a TLS port; in the words of Go's net/http.
 _NO_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
@@ -129,6 +131,8 @@ class _Door:
             task = spawn(self._greet(connection, where), name=f"connection from {where}")
             self._greetings.add(task)
             task.add_done_callback(self._greetings.discard)
+            # A connection that waits is accepted without a pause: between two of them the others have their turn.
+            await asyncio.sleep(0)
 
     def _surplus(self, where: str) -> str:
         limits = self._strangers
@@ -143,14 +147,19 @@ class _Door:
         to_the_end = self._ssl_context is None or self._strangers.count_until == "end"
         lost = asyncio.Event() if to_the_end else None
         visitor = self._receive(where, lost)
+        loop = asyncio.get_running_loop()
+        stays_until = loop.time() + FAILED_SECONDS
         try:
             if await self._shake_hands(visitor.protocol, connection, where):
-                loop = asyncio.get_running_loop()
+                stays_until = 0.0
                 loop.call_later(self._strangers.headers_seconds, self._demand_headers, visitor, where)
                 if lost is not None:
                     await lost.wait()
         finally:
-            self._forget(where)
+            if stays_until > loop.time():
+                loop.call_at(stays_until, self._forget, where)
+            else:
+                self._forget(where)
 
     async def _shake_hands(self, protocol: asyncio.BaseProtocol, connection: socket.socket, where: str) -> bool:
         seconds = self._strangers.handshake_seconds

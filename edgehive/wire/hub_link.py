@@ -17,7 +17,7 @@ from edgehive.wire import codec, frames
 from edgehive.wire.frames import BrokenFrame, Frame
 from edgehive.wire.link import LinkClosed, Peer, ProtocolError
 from edgehive.wire.link_metrics import LinkMetrics
-from edgehive.wire.names import CONTROL_OPERATIONS
+from edgehive.wire.names import CONTROL_OPERATIONS, Operation
 from edgehive.wire.payloads import control_answer, is_empty
 
 WRITE_SECONDS = 15.0
@@ -25,8 +25,12 @@ WRITE_SECONDS = 15.0
 CLOSE_SECONDS = 1.0
 #: Received and not yet taken by the reader; beyond, the connection is not read.
 WAITING_BYTES, WAITING_FRAMES = 256 * 1024, 64
-#: What a node may send before it is read more slowly; an edge limits itself to 30 a second (edgeHub.messageQPS).
-MESSAGE_RATE, MESSAGE_BURST = 500.0, 2000
+#: What a node may send before it is read more slowly; an edge limits itself to 30 a second, and to 60 at once
+#: (edgeHub.messageQPS, messageBurst).
+MESSAGE_RATE, MESSAGE_BURST = 100.0, 300
+#: What acknowledgements and keepalives count: nothing beyond the hub has work with them.
+LIGHT = 0.2
+_LIGHT_OPERATIONS = frozenset({Operation.RESPONSE, Operation.KEEPALIVE, *CONTROL_OPERATIONS})
 
 
 class Allowance:
@@ -40,11 +44,11 @@ class Allowance:
         self._left = float(burst)
         self._at = 0.0
 
-    def take(self, now: float) -> float:
+    def take(self, now: float, cost: float = 1.0) -> float:
         """Count one message at `now`; the seconds to wait before it is handed on."""
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        self._left -= 1
+        self._left -= cost
         return max(0.0, -self._left / self._rate)
 
 
@@ -115,7 +119,8 @@ class HubLink(asyncio.Protocol):
     async def receive(self) -> Message:
         while True:
             message = self._decode(await self._next_frame())
-            delay = self._allowance.take(self._loop.time())
+            light = message.route.operation in _LIGHT_OPERATIONS
+            delay = self._allowance.take(self._loop.time(), LIGHT if light else 1.0)
             if delay:
                 await self._slow_down(delay)
             if message.route.operation in CONTROL_OPERATIONS:

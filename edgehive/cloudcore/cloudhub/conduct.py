@@ -11,7 +11,7 @@ from collections import OrderedDict
 from edgehive.kit.refusals import Refusals
 
 #: How often a node may connect: this many times at once, and this many a second in the long run.
-RETURNS_AT_ONCE, RETURNS_PER_SECOND = 120, 1.0
+RETURNS_AT_ONCE, RETURNS_PER_SECOND = 20, 0.5
 #: Seconds for which a connection beyond that is held before it is closed, one for each node.
 HOLD_SECONDS = 5.0
 #: Nodes whose connections are counted; of more than that the longest absent begins anew.

@@ -120,9 +120,6 @@ class HalfOpen(Liar):
             raise LinkClosed(str(error)) from error
         return writer
 
-    def keepalive(self) -> None:
-        """None."""
-
 
 class Reconnects(Liar):
     """Connects, leaves, connects."""
@@ -184,6 +181,9 @@ class Liars(Fleet):
         for liar in honest_at_first:
             await self._connect(liar)
             await liar.register()
+        for liar in self._liars:
+            if isinstance(liar, HalfOpen):
+                self.keepalives.remove(liar)
         self._lying = [spawn(self._keep_lying(liar), name=f"{liar.name} lies") for liar in self._liars]
 
     async def _keep_lying(self, liar: Liar) -> None:
