@@ -66,8 +66,9 @@ class TwoHosts:
         self.data, self.cloud, self.edge, self.kubeconfig, self.cast = data, cloud, edge, kubeconfig, cast
         self.cloudcore: Program | None = None
         self.edgecore: Program | None = None
-        #: Halves that start from now on have these feature gates, and an edgecore these settings of modules.
+        #: Halves that start from now on have these feature gates and these settings of modules.
         self.feature_gates: dict[str, bool] = {}
+        self.cloud_modules: dict[str, Any] = {}
         self.edge_modules: dict[str, Any] = {}
 
     def kubectl(self, *words: str) -> str:
@@ -126,6 +127,7 @@ class TwoHosts:
     def start_cloudcore(self) -> None:
         path = self.data / "cloudcore.yaml"
         config = cloudcore_config(self.data / "cloud", self.kubeconfig) | {"featureGates": self.feature_gates}
+        config["modules"] |= self.cloud_modules
         path.write_text(yaml.safe_dump(config))
         self.cloudcore = Program(self.cloud, self.data / "cloudcore.log", *self.cast.cloudcore(), "--config", str(path))
         self.until("cloudcore's door for joining nodes", self.token)

@@ -1,7 +1,7 @@
 """Judges whether content is an object fit to be stored, and whether it is newer than the one that is. Pure.
 
-An object without kind, apiVersion, uid or name is refused here, so that no reader of a row ever has to guess
-(an edge that guessed has made dozens of duplicate pods out of one).
+An object without uid or name is refused here, and one without kind and apiVersion gets those its path tells or is
+refused too, so that no reader of a row ever has to guess (an edge that guessed has made dozens of pods out of one).
 """
 
 from enum import Enum
@@ -9,14 +9,11 @@ from enum import Enum
 import msgspec
 
 from edgehive.api.document import Document
-from edgehive.api.registry import by_edge_type
+from edgehive.api.registry import ApiResource, by_edge_type
 from edgehive.wire.names import ResourceType
 from edgehive.wire.payloads import read_error
 from edgehive.wire.resource import Resource
 
-#: wire: the Go cloud sends these without kind and apiVersion (wire.md checklist row 32; what service accounts may do,
-#: always); the resource tells them.
-_MAY_LACK_KIND = frozenset({ResourceType.DEVICE, ResourceType.DEVICE_MODEL, ResourceType.SERVICE_ACCOUNT_ACCESS})
 #: What the object of a patch is stored as.
 _ROW_TYPES: dict[str, str] = {
     ResourceType.POD_PATCH: ResourceType.POD,
@@ -54,9 +51,9 @@ def row_of(resource: Resource) -> Resource:
 
 def pushed_object(content: bytes, resource: Resource) -> Document:
     """The object of an `insert` or `update`; raises BadObject."""
-    document = _object(content)
-    if resource.type in _MAY_LACK_KIND:
-        document = with_kind(document, resource)
+    # wire: the Go cloud sends devices it resends, what service accounts may do, and now and then pods without kind and
+    # apiVersion, and nothing else until they are acknowledged (wire.md checklist row 32); the resource tells them.
+    document = with_kind(_object(content), resource)
     _require("apiVersion", document.api_version)
     _require("kind", document.kind)
     _require("metadata.uid", document.meta.uid)
@@ -84,11 +81,15 @@ def with_kind(document: Document, resource: Resource) -> Document:
         return document
     if resource.type == ResourceType.SERVICE_ACCOUNT_TOKEN:
         named = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1"}
-    elif kind := by_edge_type(resource.type):
+    elif (kind := by_edge_type(resource.type)) and not _contradicts(document, kind):
         named = {"kind": kind.kind, "apiVersion": kind.api_version}
     else:
         return document
     return Document.of(document.to_dict() | named)
+
+
+def _contradicts(document: Document, kind: ApiResource) -> bool:
+    return document.kind not in ("", kind.kind) or document.api_version not in ("", kind.api_version)
 
 
 def compare(arriving: Document, stored: Document | None) -> Age:

@@ -1,8 +1,11 @@
 """What the cloud sends is stored, told and acknowledged, in that order and once."""
 
+import asyncio
+
 import pytest
 
 from edgehive.api.registry import CONFIG_MAPS, PODS
+from edgehive.beehive.message import Message
 
 POD = "default/pod/web"
 
@@ -80,14 +83,31 @@ async def test_what_service_accounts_may_do_comes_without_its_type_and_is_stored
     assert (stored.api_version, stored.kind) == ("policy.kubeedge.io/v1alpha1", "ServiceAccountAccess")
 
 
-@pytest.mark.parametrize("field", ["kind", "apiVersion"])
-async def test_an_object_without_type_is_refused_and_never_stored(node, pod, field):
-    broken = pod()
-    del broken[field]
-    await node.push("insert", POD, broken)
-    await node.hub.wait_for("error", POD)
-    assert node.hub.count("response", POD) == 0
-    assert await node.store.get(POD) is None
+@pytest.mark.parametrize("missing", [("apiVersion",), ("kind",), ("apiVersion", "kind")])
+async def test_a_pod_without_its_type_gets_it_from_its_path(node, pod, missing):
+    """[32] A Go cloud sends one now and then, and waits for its acknowledgement before it sends anything else."""
+    bare = {key: value for key, value in pod().items() if key not in missing}
+    await node.push("update", POD, bare)
+    await node.hub.wait_for("response", POD)
+    stored = await node.store.get(POD)
+    assert (stored.api_version, stored.kind) == ("v1", "Pod")
+    told = (await node.told()).read(dict)
+    assert (told["apiVersion"], told["kind"]) == ("v1", "Pod")
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        (POD, {"kind": "Node", "apiVersion": ""}),
+        (POD, {"kind": "", "apiVersion": "apps/v1"}),
+        ("default/gadget/web", {"kind": "", "apiVersion": ""}),
+    ],
+)
+async def test_a_type_that_nobody_can_tell_is_refused_and_never_stored(node, pod, path, wrong):
+    await node.push("insert", path, pod() | wrong)
+    await node.hub.wait_for("error", path)
+    assert node.hub.count("response", path) == 0
+    assert await node.store.get(path) is None
     assert len(node.edged) == 0
 
 
@@ -177,3 +197,33 @@ async def test_what_its_own_deletion_has_overtaken_does_not_come_back(node, pod)
     # Another life of that name is another pod.
     await node.push("insert", "default/pod/web", pod(uid="u2", version=13))
     assert (await node.told()).read(dict)["metadata"]["uid"] == "u2"
+
+
+async def test_an_answer_nobody_waits_for_any_more_is_no_error(node, pod, caplog):
+    caplog.set_level("INFO", "edgehive.metamanager")
+    late = Message.of(
+        source="dynamiccontroller",
+        group="resource",
+        operation="response",
+        resource="default/configmap/x/applicationResponse",
+        content={"kind": "Application"},
+        timestamp=1,
+        parent_id="long ago",
+    )
+    for message in (late, late.with_route(source="edgecontroller", resource="default/pod/web")):
+        await node.bus.send("metamanager", message)
+    update = await node.push("update", "default/pod/web", pod(version=12))
+    await node.hub.wait_for_ack(update)
+    assert [record.levelname for record in caplog.records if record.levelno > 20] == []
+    assert not any(message.route.operation == "error" for message in node.hub.sent)
+
+
+async def test_work_that_is_cancelled_before_it_begins_gives_its_place_back(node):
+    for _ in range(3):
+        node.module._requests += 1
+        tasks = asyncio.get_running_loop()
+        work = tasks.create_task(node.module._from_edge(None))
+        work.add_done_callback(node.module._request_ended)
+        work.cancel()
+        await asyncio.wait([work])
+    assert node.module._requests == 0
