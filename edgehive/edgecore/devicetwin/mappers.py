@@ -94,10 +94,12 @@ class Mapper:
         self._channel: Channel | None = None
 
     def order(self, order: Order) -> None:
-        _, removes, id = order.key
+        is_model, removes, id = order.key
         if removes:
-            self._orders.pop((order.key[0], False, id), None)
+            self._orders.pop((is_model, False, id), None)
         self._orders[order.key] = order
+        if is_model and not removes:
+            self._orders.move_to_end(order.key, last=False)  # devices refer to it
         self._wake.set()
 
     def orders(self) -> list[Order]:

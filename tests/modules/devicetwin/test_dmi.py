@@ -1,0 +1,324 @@
+"""Mappers over DMI, both ways: registration and reports, and what edgecore tells them; bad ones hurt nobody."""
+
+import asyncio
+import json
+import os
+import stat
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from edgehive.edgecore.devicetwin import dmi as service
+from edgehive.edgecore.devicetwin import mappers
+from edgehive.kit.backoff import Backoff
+from edgehive.protos import dmi_pb2 as dmi
+from edgehive.testing.mapper import Manager, Mapper
+
+
+@pytest.fixture
+def sockets() -> AsyncIterator[Path]:
+    """A folder whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="dmi-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(mappers, "PATIENT", Backoff(first=0.01, factor=1.0, limit=0.01))
+
+
+@pytest.fixture
+async def edge(start, sockets):
+    async with start(dmi=str(sockets)) as running:
+        yield running
+
+
+@pytest.fixture
+def door(sockets) -> Path:
+    return sockets / "dmi.sock"
+
+
+@pytest.fixture
+async def manager(edge, door):
+    client = Manager(door)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def mapper(sockets):
+    async with Mapper(sockets / "m.sock") as running:
+        yield running
+
+
+async def refused(call) -> GRPCError:
+    with pytest.raises(GRPCError) as caught:
+        await call
+    return caught.value
+
+
+async def test_a_mapper_gets_its_devices_and_their_models_merged(edge, mapper, door):
+    await edge.put_model("m", t="INT")
+    edge.rows["default/devicemodel/m"]["spec"] |= {"protocolConfigData": {"slaveID": 1, "baud": 9600}}
+    await edge.put("d", t="21")
+    edge.rows["default/device/d"]["spec"]["protocol"]["configData"] = {"slaveID": 2}
+    await edge.put("other", protocol="bluetooth", t="1")
+    answer = await mapper.register(door)
+    assert [model.name for model in answer.modelList] == ["m"]
+    assert [device.name for device in answer.deviceList] == ["d"]
+    device = answer.deviceList[0]
+    assert device.spec.properties[0].desired.value == "21"
+    assert set(device.spec.protocol.configData.data) == {"slaveID", "baud"}
+
+
+async def test_a_mapper_that_wants_no_data_gets_none_and_hears_of_changes(edge, mapper, door):
+    """Better than the Go edge, which never calls such a mapper."""
+    await edge.put_model("m", t="INT")
+    answer = await mapper.register(door, with_data=False)
+    assert (len(answer.modelList), len(answer.deviceList)) == (0, 0)
+    await edge.put("d", t="1")
+    assert (await mapper.called())[0] == "RegisterDevice"
+
+
+async def test_a_desired_change_reaches_the_mapper_and_nothing_is_told_twice(edge, mapper, door):
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    await mapper.register(door)
+    await edge.put("d", t="1")
+    await edge.put("d", t="2")
+    name, request = await mapper.called()
+    assert (name, request.device.spec.properties[0].desired.value) == ("UpdateDevice", "2")
+    await edge.delete("d")
+    assert (await mapper.called())[0] == "RemoveDevice"
+    assert mapper.calls.empty()
+
+
+async def test_models_come_and_go_with_their_devices(edge, mapper, door):
+    await mapper.register(door)
+    await edge.put_model("m", t="INT")
+    assert (await mapper.called())[0] == "CreateDeviceModel"
+    await edge.put("d", t="1")
+    assert (await mapper.called())[0] == "RegisterDevice"
+    await edge.put_model("m", "update", t="INT", u="INT")
+    name, request = await mapper.called()
+    assert (name, len(request.model.spec.properties)) == ("UpdateDeviceModel", 2)
+    await edge.delete("m", "devicemodel")
+    assert (await mapper.called())[0] == "RemoveDeviceModel"
+
+
+async def test_a_device_without_its_model_waits_for_it(edge, mapper, door):
+    await mapper.register(door)
+    await edge.put("d", t="1")
+    await edge.settled()
+    await edge.put_model("m", t="INT")
+    assert [(await mapper.called())[0] for _ in range(2)] == ["CreateDeviceModel", "RegisterDevice"]
+
+
+async def test_a_device_that_changes_its_protocol_changes_its_mapper(edge, mapper, door, sockets):
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    await mapper.register(door)
+    async with Mapper(sockets / "b.sock", name="b", protocol="bluetooth") as other:
+        await other.register(door)
+        await edge.put("d", protocol="bluetooth", t="1")
+        assert (await mapper.called())[0] == "RemoveDevice"
+        assert (await other.called())[0] == "RegisterDevice"
+
+
+async def test_reports_reach_applications_and_the_cloud(edge, manager):
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="21")
+    twin = dmi.Twin(
+        propertyName="t",
+        observedDesired=dmi.TwinProperty(value="21", metadata={"type": "int", "timestamp": "5"}),
+        reported=dmi.TwinProperty(value="30", metadata={"type": "int", "timestamp": "5"}),
+    )
+    await manager.report_twins("d", twin)
+    answer = await edge.hear("/update/result")
+    assert (answer["event_id"], answer["twin"]["t"]["actual"]["value"]) == ("", "30")
+    assert (await edge.hear("/update/delta"))["delta"] == {"t": "21"}
+    await edge.link(True)
+    told = (await edge.reported()).read(dict)["twin"]["t"]
+    assert (told["actual"]["value"], told["expected"]["value"]) == ("30", "21")
+    await manager.report_state("d", "online")
+    assert json.loads((await edge.reported("state/update")).read(str))["device"]["state"] == "online"
+
+
+async def test_a_mapper_that_lags_or_reports_nothing_desired_sets_nothing(edge, manager):
+    await edge.put("d", t="21")
+    for seen in ("", "20"):
+        observed, reported = dmi.TwinProperty(value=seen), dmi.TwinProperty(value="5")
+        await manager.report_twins("d", dmi.Twin(propertyName="t", observedDesired=observed, reported=reported))
+    assert (await edge.twins())["t"]["expected"]["value"] == "21"
+
+
+async def test_a_mapper_may_set_a_desired_value_when_it_says_so(edge, manager):
+    await edge.put("d", t="21")
+    wish = dmi.TwinProperty(value="25", metadata={"setBy": "edge"})
+    await manager.report_twins("d", dmi.Twin(propertyName="t", observedDesired=wish))
+    assert (await edge.twins())["t"]["expected"]["value"] == "25"
+    await edge.link(True)
+    while "local" not in (report := (await edge.reported()).read(dict)["twin"]["t"]):
+        pass
+    assert report["local"] == {"base": "21"}
+
+
+async def test_values_of_mappers_may_be_any_text_of_their_type(edge, manager):
+    await edge.put_model("m", s="STRING", b="BYTES", d="DOUBLE")
+    await edge.put("d", s=None, b=None, d=None)
+    await manager.report("d", s="zwei Wörter", b="AAE=", d="4.5")
+    twins = await edge.twins()
+    assert {name: (twin["actual"]["value"], twin["metadata"]["type"]) for name, twin in twins.items()} == {
+        "s": ("zwei Wörter", "string"), "b": ("AAE=", "string"), "d": ("4.5", "float")
+    }  # fmt: skip
+
+
+async def test_a_value_that_is_refused_says_so_and_the_others_are_kept(edge, manager):
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t=None)
+    error = await refused(manager.report("d", t="abc", u="1", v="x" * 5000))
+    assert error.status is Status.INVALID_ARGUMENT
+    assert "t: the value is not int or integer" in error.message
+    assert "v: the value has 5000 characters" in error.message
+    assert set(await edge.twins()) == {"u"}
+
+
+async def test_what_no_mapper_should_send_is_refused_by_name(edge, manager):
+    """[80] B4: a registration without its mapper field ends a Go edgecore."""
+    error = await refused(manager.register(None))
+    assert (error.status, error.message) == (
+        Status.INVALID_ARGUMENT, "this mapper is not registered: the request has no mapper"
+    )  # fmt: skip
+    for info, said in (
+        (dmi.MapperInfo(name="m", address=b"/x"), "protocol"),
+        (dmi.MapperInfo(protocol="p", address=b"/x"), "name"),
+        (dmi.MapperInfo(name="m", protocol="p", address=b"relative"), "absolute path"),
+        (dmi.MapperInfo(name="m", protocol="p", address=b"\xff"), "no text"),
+        (dmi.MapperInfo(name="m", protocol="p", address=b"/" + b"x" * 200), "107 bytes"),
+    ):
+        error = await refused(manager.register(info))
+        assert error.status is Status.INVALID_ARGUMENT
+        assert said in error.message
+    error = await refused(manager.report("d"))
+    # wire: as a Go edge says it (recording 13).
+    assert (error.status, error.message) == (
+        Status.UNKNOWN, "ReportDeviceStatusRequest does not have twin data"
+    )  # fmt: skip
+    await manager.report_state("nosuch", "online")
+    await manager.report("nosuch", t="1")
+    assert await edge.ask("$hw/events/node/n/membership/get", {})
+
+
+async def test_a_request_of_many_megabytes_is_refused_unread(edge, manager):
+    error = await refused(manager.report("d", t="x" * (service.REQUEST_LIMIT + 1)))
+    assert error.status is Status.RESOURCE_EXHAUSTED
+    assert str(service.REQUEST_LIMIT) in error.message
+
+
+async def test_a_mad_mapper_is_slowed_and_hurts_no_other(edge, manager, door, monkeypatch):
+    monkeypatch.setattr(service, "BURST", 50)
+    monkeypatch.setattr(service, "RATE", 1)
+    await edge.put("d", t=None)
+    mad, good = Manager(door), Manager(door)
+    try:
+        answers = await asyncio.gather(*(mad.report("d", t=str(n)) for n in range(80)), return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, GRPCError)]
+        assert {error.status for error in errors} == {Status.RESOURCE_EXHAUSTED}
+        assert 25 <= len(errors) <= 30
+        await good.report("d", t="good")
+        assert (await edge.twins())["t"]["actual"]["value"] == "good"
+    finally:
+        mad.close()
+        good.close()
+
+
+async def test_the_socket_is_for_its_user_and_group(edge, door):
+    assert stat.S_IMODE(os.stat(door).st_mode) == 0o660
+
+
+async def test_a_process_of_a_stranger_is_refused(edge, manager, monkeypatch):
+    monkeypatch.setattr(service, "_refusal_of", lambda _: "user 7 of group 7 may not be a mapper here")
+    error = await refused(manager.report("d", t="1"))
+    assert error.status is Status.PERMISSION_DENIED
+
+
+async def test_a_registration_outlives_edgecore(start, sockets, mapper, door):
+    """users.md row 20. What changed meanwhile is told, what did not is not."""
+    async with start(dmi=str(sockets)) as edge:
+        await edge.put_model("m", t="INT")
+        await edge.put("d", t="1")
+        await edge.put("e", t="1")
+        await mapper.register(door)
+        rows, version = edge.rows, edge.version
+    rows["default/device/e"]["spec"]["properties"][0]["desired"]["value"] = "2"
+    rows["default/device/e"]["metadata"]["resourceVersion"] = str(version + 1)
+    async with start(dmi=str(sockets), rows=rows):
+        name, request = await mapper.called()
+        assert (name, request.device.name) == ("UpdateDevice", "e")
+        assert mapper.calls.empty()
+
+
+async def test_a_newer_mapper_takes_the_place_of_the_older(start, sockets, mapper, door):
+    async with start(dmi=str(sockets)) as edge, Mapper(sockets / "n.sock", name="newer") as newer:
+        await edge.put_model("m", t="INT")
+        await edge.put("d", t="1")
+        await mapper.register(door)
+        await newer.register(door)
+        await edge.put("d", t="2")
+        assert (await newer.called())[0] == "UpdateDevice"
+        assert mapper.calls.empty()
+        rows = edge.rows
+        async with start(dmi=str(sockets / "x"), rows=rows) as again:
+            await again.put("d", t="3")
+            assert (await newer.called())[1].device.spec.properties[0].desired.value == "3"
+
+
+async def test_a_mapper_that_was_away_hears_the_newest_when_it_is_back(edge, mapper, door):
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    await mapper.register(door)
+    await mapper.stop()
+    for value in ("2", "3", "4"):
+        await edge.put("d", t=value)
+    await edge.settled()
+    await mapper.start()
+    assert (await mapper.called())[1].device.spec.properties[0].desired.value == "4"
+
+
+async def test_a_mapper_that_hangs_slows_no_other(edge, mapper, door, sockets):
+    await edge.put_model("m", t="INT")
+    async with Mapper(sockets / "b.sock", name="b", protocol="bluetooth") as other:
+        await mapper.register(door)
+        await other.register(door)
+        mapper.hang = asyncio.Event()
+        await edge.put("d", t="1")
+        await edge.put("e", protocol="bluetooth", t="1")
+        assert (await other.called())[0] == "RegisterDevice"
+        assert (await edge.update("default/d", t="5"))["twin"]
+        mapper.hang.set()
+        mapper.hang = None
+        assert (await mapper.called())[0] == "RegisterDevice"
+
+
+async def test_a_mapper_that_refuses_a_device_is_asked_thrice_and_the_device_says_so(edge, mapper, door):
+    await edge.put_model("m", t="INT")
+    await mapper.register(door)
+    mapper.refusal = "no such register"
+    await edge.put("d", t="1")
+    event = await edge.event()
+    assert (event["reason"], event["involvedObject"]["name"]) == ("MapperRefused", "d")
+    assert "no such register" in event["message"]
+    assert [(await mapper.called())[0] for _ in range(3)] == ["RegisterDevice"] * 3
+
+
+async def test_without_a_place_for_the_socket_the_rest_works(start, tmp_path, caplog):
+    file = tmp_path / "file"
+    file.touch()
+    async with start(dmi=str(file / "under")) as edge:
+        await edge.add("default/d")
+        assert (await edge.update(t="1"))["twin"]
+    assert "modules.deviceTwin.dmiSockPath" in caplog.text
