@@ -135,7 +135,8 @@ class Mapping:
         device = await self._house.catalog.device(order.id) if known is not None and here is not None else None
         if device is None or known is None or here is None:
             return None
-        model = await self._house.catalog.model(known.model)
+        here_too = self._house.catalog.has_model(known.model)
+        model = await self._house.catalog.model(known.model) if here_too else None
         if model is None:
             log.warning("device %s is not given to its mapper: its model %r is not here", order.id, known.model)
             return None
