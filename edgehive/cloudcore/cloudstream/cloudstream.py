@@ -28,7 +28,8 @@ from edgehive.cloudcore.cloudstream.front_proxy import FrontProxy
 from edgehive.cloudcore.cloudstream.kubelet_face import KubeletFace
 from edgehive.cloudcore.cloudstream.metrics_door import AUTHENTICATION, Issue, MetricsDoor
 from edgehive.cloudcore.cloudstream.metrics_face import MetricsFace
-from edgehive.cloudcore.cloudstream.metrics_registration import SERVER_NAME, Registration
+from edgehive.cloudcore.cloudstream.metrics_objects import SERVER_NAME
+from edgehive.cloudcore.cloudstream.metrics_registration import Registration
 from edgehive.cloudcore.cloudstream.peers import Introduce, peer_door
 from edgehive.cloudcore.cloudstream.tunnels import Tunnels
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps

@@ -22,7 +22,8 @@ from edgehive.kube.errors import ApiError, NotFound
 
 log = logging.getLogger("edgehive.cloudstream")
 
-ROUND_SECONDS = 15.0
+#: Between two rounds, and while the API server has not found its way yet.
+ROUND_SECONDS, SOON_SECONDS = 15.0, 5.0
 WITHDRAW_SECONDS = 3.0
 #: Where a cluster publishes whom to believe.
 AUTHENTICATION = ("extension-apiserver-authentication", "kube-system")
@@ -66,7 +67,7 @@ class MetricsDoor:
         try:
             while True:
                 await self._round()
-                await asyncio.sleep(ROUND_SECONDS)
+                await asyncio.sleep(SOON_SECONDS if self._registration.unsettled else ROUND_SECONDS)
         finally:
             if self._registration.begun:
                 with contextlib.suppress(ApiError, NotAggregating, TimeoutError):

@@ -1,38 +1,45 @@
 """Tells the API server that cloudcore serves metrics.k8s.io, while nobody else in the cluster does.
 
 A Service without selector names this cloudcore's address and port, an APIService names the Service. Only what bears our
-label is ever changed or removed: where metrics-server or another adapter is, ours goes. It goes too where the API
-server cannot reach it, because an API that does not answer holds up the deletion of namespaces; and when the last
-cloudcore stops.
+label is ever changed or removed: where metrics-server or another adapter is, ours goes. Where the API server cannot
+reach the Service's own address, for want of kube-proxy, the Service becomes another name for cloudcore's. Where that
+does not help either it all goes, because an API that does not answer holds up the deletion of namespaces; and so it
+does when the last cloudcore stops.
 
 Go: k8s.io/kube-aggregator/pkg/apis/apiregistration/v1
 """
 
-import base64
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from edgehive.api.document import Document
-from edgehive.api.registry import API_SERVICES, CLUSTER_ROLES, ENDPOINTS, NAMESPACES, SERVICES, ApiResource
+from edgehive.api.registry import API_SERVICES, CLUSTER_ROLES, ENDPOINTS, SERVICES, ApiResource
+from edgehive.cloudcore.cloudstream.metrics_objects import (
+    API_SERVICE,
+    LABEL,
+    NAMESPACE,
+    ROLE,
+    SERVICE,
+    Json,
+    availability,
+    holds,
+    is_ours,
+    joined,
+    objects_of,
+    reaches,
+    without,
+)
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import ApiError, Forbidden, NotFound
-from edgehive.kube.usage import GROUP, NODE_METRICS, POD_METRICS
 
 log = logging.getLogger("edgehive.cloudstream")
 
-Json = dict[str, Any]
-
-NAMESPACE, SERVICE = "kubeedge", "edgehive-metrics"
-#: What the API server calls the door by, and so what its certificate names.
-SERVER_NAME: Final = f"{SERVICE}.{NAMESPACE}.svc"
-API_SERVICE: Final = f"{NODE_METRICS.version}.{GROUP}"
-LABEL: Final = {"app.kubernetes.io/managed-by": "edgehive"}
-_ROLE: Final = "edgehive:aggregated-metrics-reader"
 #: How metrics-server's manifests and chart mark its Service. An APIService of ours would be in their way.
 _RIVALS: Final = ("k8s-app=metrics-server", "app.kubernetes.io/name=metrics-server")
-#: Rounds in a row in which the API server does not reach us, and then rounds until the next try.
-MISSED, REST = 4, 240
+#: Rounds in a row in which the API server does not reach us: where it never has, and where it has.
+MISSED, MISSED_LATER = 4, 24
+#: When nothing helped, rounds until the next try.
+REST = 40
 
 
 class NotAggregating(Exception):
@@ -45,11 +52,16 @@ class Registration:
     def __init__(self, client: Client, address: str, port: int, ca_pem: bytes) -> None:
         self._client = client
         self._address, self._port = address, port
-        self._objects = _objects(port, ca_pem)
+        self._ca_pem = ca_pem
+        #: Whether the Service is another name for our address, dialled as it is.
+        self._by_name = False
         self._missed = 0
+        self._reached = False
         self._resting = 0
         self._aside = False
         self.stands = False
+        #: Whether the API server still has to find its way here.
+        self.unsettled = False
         #: Whether something of it may be there that this process made.
         self.begun = False
 
@@ -61,23 +73,15 @@ class Registration:
         elif rival := await self._rival(present):
             await self._step_aside(present, rival)
         elif self._is_unreachable(present):
-            assert present is not None
-            log.warning(
-                "kube-apiserver does not reach cloudcore at Service %s/%s (%s), so metrics.k8s.io is not served: run "
-                "kube-proxy on its machine or start it with --enable-aggregator-routing=true; "
-                "cloudStream.metricsAPI.enable: false turns this off",
-                NAMESPACE, SERVICE, _availability(present).get("message", "no reason given"),
-            )  # fmt: skip
-            self._resting, self._missed = REST, 0
-            await self.withdraw()
+            await self._try_otherwise(availability(present).get("message") or "no reason given")
         else:
             await self._stand()
+        self.unsettled = self.stands and availability(present).get("status") != "True"
 
     async def withdraw(self) -> None:
         """Take this cloudcore off, and everything when it was the last; raises ApiError."""
         self.stands = self.begun = False
-        rest = await self._leave()
-        if rest:
+        if await self._alias() not in ("", self._address) or await self._leave():
             return
         present = await self._present()
         if present is not None and is_ours(present):
@@ -115,15 +119,38 @@ class Registration:
         await self._remove_service()
 
     def _is_unreachable(self, present: Document | None) -> bool:
-        known = self.stands and present is not None
-        self._missed = self._missed + 1 if known and _availability(present).get("status") == "False" else 0
-        return self._missed >= MISSED
+        available = availability(present).get("status") if self.stands else None
+        self._missed = self._missed + 1 if available == "False" else 0
+        self._reached = self._reached or available == "True"
+        return self._missed >= (MISSED_LATER if self._reached else MISSED)
+
+    async def _try_otherwise(self, why: str) -> None:
+        self._missed, self._reached = 0, False
+        if await self._alias() != self._address and ":" not in self._address:
+            log.info("kube-apiserver does not reach the address of Service %s/%s (%s); cloudcore's own is tried",
+                     NAMESPACE, SERVICE, why)  # fmt: skip
+            self._by_name = True
+            await self._remove_service()
+            await self._stand()
+            return
+        log.warning(
+            "kube-apiserver does not reach cloudcore at port %d of %s (%s), so metrics.k8s.io is not served; "
+            "cloudStream.metricsAPI.enable: false turns this off",
+            self._port, self._address, why,
+        )  # fmt: skip
+        self._by_name, self._resting = False, REST
+        await self.withdraw()
 
     async def _stand(self) -> None:
         self._aside, self.begun = False, True
-        for resource, wanted in self._objects:
+        alias = await self._alias()
+        self._by_name = self._by_name or bool(alias)
+        if alias not in ("", self._address):
+            self.stands = True  # another cloudcore answers for all
+            return
+        for resource, wanted in objects_of(self._port, self._ca_pem, self._address if self._by_name else ""):
             await self._have(resource, wanted)
-            if resource is SERVICES:
+            if resource is SERVICES and not self._by_name:
                 await self._join()
         if not self.stands:
             log.info("cloudcore serves metrics.k8s.io (kubectl top) at %s:%d", self._address, self._port)
@@ -147,6 +174,14 @@ class Registration:
             if resource is not CLUSTER_ROLES:
                 raise
             log.debug("%s", error)
+
+    async def _alias(self) -> str:
+        """The address that the Service is another name for; "" where it has one of its own, or is not there."""
+        try:
+            spec = (await self._client.get(SERVICES, SERVICE, NAMESPACE)).to_dict().get("spec") or {}
+        except NotFound:
+            return ""
+        return str(spec.get("externalName") or "") if spec.get("type") == "ExternalName" else ""
 
     # The Service's endpoints, which all cloudcores share
 
@@ -177,7 +212,7 @@ class Registration:
     async def _remove_service(self) -> None:
         for resource in (ENDPOINTS, SERVICES):
             await _delete(self._client, resource, SERVICE, NAMESPACE)
-        await _delete(self._client, CLUSTER_ROLES, _ROLE)
+        await _delete(self._client, CLUSTER_ROLES, ROLE)
 
 
 async def _delete(client: Client, resource: ApiResource, name: str, namespace: str = "", *, uid: str = "") -> None:
@@ -187,82 +222,3 @@ async def _delete(client: Client, resource: ApiResource, name: str, namespace: s
         pass
     except ApiError as error:
         log.warning("%s %s is left behind: %s", resource.kind, name, error)
-
-
-def is_ours(api_service: Document) -> bool:
-    """Whoever writes his own Service into it leaves our label where it is."""
-    service = (api_service.to_dict().get("spec") or {}).get("service") or {}
-    labels = api_service.meta.labels or {}
-    return LABEL.items() <= labels.items() and (service.get("namespace"), service.get("name")) == (NAMESPACE, SERVICE)
-
-
-def _availability(api_service: Document | None) -> Mapping[str, Any]:
-    status = api_service.to_dict().get("status") or {} if api_service is not None else {}
-    conditions: list[Json] = status.get("conditions") or []
-    return next((item for item in conditions if item.get("type") == "Available"), {})
-
-
-def _objects(port: int, ca_pem: bytes) -> list[tuple[ApiResource, Json]]:
-    """In the order in which they are made."""
-    readers = {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true" for role in ("view", "edit", "admin")}
-    rule = {"apiGroups": [GROUP], "resources": [POD_METRICS.plural, NODE_METRICS.plural],
-            "verbs": list(POD_METRICS.verbs)}  # fmt: skip
-    service = {"namespace": NAMESPACE, "name": SERVICE, "port": port}
-    registered = {
-        "group": GROUP,
-        "version": NODE_METRICS.version,
-        "groupPriorityMinimum": 100,
-        "versionPriority": 100,
-        "service": service,
-        "caBundle": base64.b64encode(ca_pem).decode(),
-    }
-    ports = {"ports": [{"name": "https", "port": port, "targetPort": port, "protocol": "TCP"}]}
-    return [
-        (NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
-        (SERVICES, _object(SERVICES, SERVICE, NAMESPACE) | {"spec": ports}),
-        (CLUSTER_ROLES, _object(CLUSTER_ROLES, _ROLE, **readers) | {"rules": [rule]}),
-        (API_SERVICES, _object(API_SERVICES, API_SERVICE) | {"spec": registered}),
-    ]
-
-
-def _object(resource: ApiResource, name: str, namespace: str = "", **labels: str) -> Json:
-    metadata: Json = {"name": name, "labels": LABEL | labels}
-    if namespace:
-        metadata["namespace"] = namespace
-    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
-
-
-def holds(present: Any, wanted: Any) -> bool:
-    """Whether everything wanted is there; what else is there is its owner's affair."""
-    if isinstance(wanted, Mapping):
-        return isinstance(present, Mapping) and all(holds(present.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return (
-            isinstance(present, list)
-            and len(present) == len(wanted)
-            and all(holds(one, other) for one, other in zip(present, wanted, strict=True))
-        )
-    return bool(present == wanted)
-
-
-def reaches(subsets: Iterable[Json], address: str, port: int) -> bool:
-    return any(
-        any(item.get("ip") == address for item in subset.get("addresses") or ())
-        and [item.get("port") for item in subset.get("ports") or ()] == [port]
-        for subset in subsets
-    )
-
-
-def joined(subsets: Iterable[Json], address: str, port: int) -> list[Json]:
-    own = {"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}
-    return [*without(subsets, address), own]
-
-
-def without(subsets: Iterable[Json], address: str) -> list[Json]:
-    """The subsets that others stand in."""
-    rest = []
-    for subset in subsets:
-        others = [item for item in subset.get("addresses") or () if item.get("ip") != address]
-        if others:
-            rest.append(subset | {"addresses": others})
-    return rest

@@ -19,7 +19,7 @@ from edgehive.cloudcore.cloudstream.front_proxy import FrontProxy, Trust
 from edgehive.cloudcore.cloudstream.kubelet_face import KubeletFace
 from edgehive.cloudcore.cloudstream.metrics_door import MetricsDoor
 from edgehive.cloudcore.cloudstream.metrics_face import MetricsFace
-from edgehive.cloudcore.cloudstream.metrics_registration import SERVER_NAME
+from edgehive.cloudcore.cloudstream.metrics_objects import SERVER_NAME
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR
 from edgehive.kit import tls
 from edgehive.kit.clock import SystemClock

@@ -7,13 +7,8 @@ import pytest
 
 from edgehive.api.registry import API_SERVICES, CLUSTER_ROLES, ENDPOINTS, KUBEEDGE, NAMESPACES, SERVICES
 from edgehive.cloudcore.cloudstream import metrics_registration
-from edgehive.cloudcore.cloudstream.metrics_registration import (
-    API_SERVICE,
-    NAMESPACE,
-    SERVICE,
-    NotAggregating,
-    Registration,
-)
+from edgehive.cloudcore.cloudstream.metrics_objects import API_SERVICE, NAMESPACE, SERVICE
+from edgehive.cloudcore.cloudstream.metrics_registration import NotAggregating, Registration
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import NotFound
 from edgehive.kube.server.app import ServerOptions
@@ -117,16 +112,78 @@ async def test_it_makes_way_for_a_metrics_server_that_cannot_register_yet(client
     assert await there(client) == set()
 
 
+async def unreached(client: Client, *registrations: Registration) -> None:
+    """As many rounds as it takes, in which the API server says that it does not get through."""
+    for _ in range(metrics_registration.MISSED + 1):
+        for one in registrations:
+            await one.check()
+        if "APIService" in await there(client):
+            condition = {"type": "Available", "status": "False", "message": "no route to host"}
+            status = {"status": {"conditions": [condition]}}
+            await client.patch(API_SERVICES, API_SERVICE, status, type=PatchType.MERGE, subresource="status")
+
+
+async def reached(client: Client) -> None:
+    status = {"status": {"conditions": [{"type": "Available", "status": "True"}]}}
+    await client.patch(API_SERVICES, API_SERVICE, status, type=PatchType.MERGE, subresource="status")
+
+
+async def alias(client: Client) -> str:
+    spec = (await client.get(SERVICES, SERVICE, NAMESPACE)).to_dict()["spec"]
+    return str(spec.get("externalName", "")) if spec["type"] == "ExternalName" else ""
+
+
+async def test_an_api_server_without_kube_proxy_is_given_the_address_itself(client: Client) -> None:
+    one = registration(client)
+    await one.check()
+    assert one.unsettled
+    await unreached(client, one)
+    assert await alias(client) == "192.0.2.1"
+    await reached(client)
+    await one.check()
+    assert not one.unsettled
+    again = registration(client)  # after a crash
+    await again.check()
+    assert await alias(client) == "192.0.2.1"
+    await again.withdraw()
+    assert await there(client) == set()
+
+
+async def test_one_address_answers_for_all_cloudcores_and_the_next_takes_over(client: Client) -> None:
+    first, second = registration(client), registration(client, "192.0.2.2")
+    await first.check()
+    await unreached(client, first)
+    await reached(client)
+    await second.check()
+    await first.check()
+    assert await alias(client) == "192.0.2.1"
+    await second.withdraw()
+    assert await alias(client) == "192.0.2.1"
+    await second.check()
+    await first.withdraw()
+    await second.check()
+    assert await alias(client) == "192.0.2.2"
+
+
+async def test_one_that_was_reached_is_given_time(client: Client) -> None:
+    one = registration(client)
+    await one.check()
+    await reached(client)
+    await one.check()
+    await unreached(client, one)
+    assert await alias(client) == ""
+
+
 async def test_it_goes_where_the_api_server_cannot_reach_it_and_tries_again_later(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_registration, "REST", 3)
     one = registration(client)
-    for _ in range(metrics_registration.MISSED):
+    await unreached(client, one)
+    assert await alias(client) == "192.0.2.1"
+    for _ in range(metrics_registration.MISSED - 1):
         await one.check()
-        condition = {"type": "Available", "status": "False", "message": "no route to host"}
-        status = {"status": {"conditions": [condition]}}
-        await client.patch(API_SERVICES, API_SERVICE, status, type=PatchType.MERGE, subresource="status")
+    assert await there(client) == {"APIService", "Service"}
     await one.check()
     assert await there(client) == set()
     for _ in range(3):
