@@ -28,7 +28,7 @@ from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.mailbox import Mailbox
 from edgehive.kit.tasks import cancel_and_join, spawn
-from edgehive.kube.errors import ApiError, BadRequest, ServiceUnavailable, Unreachable
+from edgehive.kube.errors import ApiError, BadRequest, ServiceUnavailable, TooManyRequests, Unreachable
 from edgehive.kube.informer import Change, Changes, Informers
 from edgehive.wire import payloads
 from edgehive.wire import resource as paths
@@ -41,6 +41,8 @@ C = TypeVar("C")
 
 #: A request that the API has not answered by then is answered with an error: the edge waits 60 s.
 REQUEST_SECONDS = 40.0
+#: Requests of one node about one object that wait; further ones are turned away.
+LANE_LIMIT = 256
 
 
 class Envelope(Enum):
@@ -297,7 +299,7 @@ class FlowEngine(Generic[C]):
             await cancel_and_join(*self._tasks)
 
     async def _admit(self, message: Message) -> None:
-        """Put a request into its lane; a lane without a worker gets one as soon as there is room."""
+        """Put a request into its lane, where there is room; a lane without a worker waits for one."""
         try:
             resource = Resource.parse(message.route.resource, prefixed=True)
         except ValueError as error:
@@ -306,18 +308,27 @@ class FlowEngine(Generic[C]):
         request = Request(message, resource)
         key = (resource.node, resource.namespace, resource.name)
         lane = self._lanes.get(key)
-        if lane is not None and len(lane) < 256:
+        if lane is None:
+            await self._open_lane(key, request)
+        elif len(lane) < LANE_LIMIT:
             lane.append(request)
-            return
+        else:
+            await self._turn_away(request)
+
+    async def _open_lane(self, key: tuple[str, str, str], request: Request) -> None:
         await self._at_once.acquire()
-        if (lane := self._lanes.get(key)) is not None:
-            lane.append(request)
-            self._at_once.release()
-            return
         self._lanes[key] = deque([request])
-        task = spawn(self._work(key), name=f"{self._name} {message.route.resource}")
+        task = spawn(self._work(key), name=f"{self._name} {request.message.route.resource}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _turn_away(self, request: Request) -> None:
+        """So many requests about one object wait that this one would not be answered in time."""
+        flow = self._ups.get((request.resource.type, request.operation))
+        error = TooManyRequests(f"{LANE_LIMIT} requests about {request.resource._replace(node='')} wait: ask later")
+        answer = error_reply(flow, error) if flow is not None else None
+        if answer is not None:
+            await self.send(self._reply_message(request, answer))
 
     async def _work(self, key: tuple[str, str, str]) -> None:
         lane = self._lanes[key]

@@ -181,6 +181,7 @@ class DeliveryRecords:
 
     def forget_node(self, node: str) -> None:
         """The node is no more: all its records end."""
+        self._strays.pop(node, None)
         for record in self.of_node(node):
             record.gone = True
             # Should the node come back, it may be another machine: nothing is taken as delivered.
@@ -222,7 +223,9 @@ class DeliveryRecords:
                 record.acked = version
                 lacking += 1
         strays = [ref for ref in held if self._is_stray(node, ref)][:STRAY_LIMIT]
-        self._strays[node] = {ref: held[ref] for ref in strays}
+        self._strays.pop(node, None)
+        if strays:
+            self._strays[node] = {ref: held[ref] for ref in strays}
         return lacking, len(strays)
 
     def strays(self, node: str) -> list[tuple[ObjectRef, int]]:

@@ -12,6 +12,8 @@ Go: cloud/pkg/synccontroller
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import msgspec
 
@@ -25,13 +27,15 @@ from edgehive.cloudcore.flows import Down, down_message
 from edgehive.cloudcore.objectsync import DeliveryRecords, ObjectRef, Record
 from edgehive.cloudcore.placement import BY_MODEL, BY_NODE, by_model, by_node, model_key, node_of
 from edgehive.kit.clock import unix_millis
-from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.errors import ApiError, NotFound, Unauthorized
 from edgehive.kube.informer import Changes, Informer
 from edgehive.wire import inventory
 from edgehive.wire import resource as paths
 from edgehive.wire.names import CloudModule, Group, Operation, Source
 
 log = logging.getLogger("edgehive.synccontroller")
+
+T = TypeVar("T")
 
 #: Seconds between two rounds over everything.
 ROUND_SECONDS = 60.0
@@ -63,6 +67,8 @@ class SyncController:
         self._caches[NODES] = self._nodes
         self._due: OrderedDict[str, None] = OrderedDict()
         self._wake = asyncio.Event()
+        #: Nodes whose question for an inventory could not be handed over.
+        self._unasked: set[str] = set()
 
     async def run(self, ready: Ready) -> None:
         await asyncio.gather(*(cache.wait_synced() for cache in self._caches.values()))
@@ -117,10 +123,12 @@ class SyncController:
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, node)
 
     async def _compare_node(self, node: str) -> None:
-        """Send a node what it misses, deletions first."""
+        """Send a node what it misses, deletions first. What cannot be judged is left out and costs nothing else."""
+        if node in self._unasked:
+            await self._ask_what_it_holds(node)
         for ref, version in self._records.strays(node):
-            await self._mend_stray(node, ref, version)
-            self._records.dealt_with(node, ref)
+            if await self._judged(node, ref, self._mend_stray(node, ref, version)) is not False:
+                self._records.dealt_with(node, ref)
         if self._nodes.get(node) is None and (not self._records.of_node(node) or not await self._exists(node)):
             self._records.forget_node(node)
             return
@@ -128,19 +136,35 @@ class SyncController:
             return
         updates: list[Down] = []
         for record in self._records.of_node(node):
-            current = await self._current(record)
-            if current is None or current.meta.uid != record.ref.uid:
-                await self._end(record)
-                continue
-            record.last = None
-            if _version(current) > record.acked:
-                updates.append(Down(node, _operation(record), _resource(record.ref), current))
-            elif not record.exists:
-                self._records.ensure(node, record.ref)
+            if (update := await self._judged(node, record.ref, self._mend_record(record))) is not None:
+                updates.append(update)
         # Models before their devices, all else as it comes.
         updates = [*updates, *self._unrecorded_pods(node), *self._unrecorded_devices(node)]
         for update in sorted(updates, key=lambda down: down.resource is DEVICES):
             await self._send(update)
+
+    async def _judged(self, node: str, ref: ObjectRef, work: Awaitable[T]) -> T | None:
+        """The outcome for one object; None when the API refuses to say. Trouble of the API itself is raised."""
+        try:
+            return await work
+        except ApiError as error:
+            if error.transient or isinstance(error, Unauthorized):
+                raise
+            log.warning("node %s: %s %s/%s is left as it is: %s", node, ref.kind, ref.namespace, ref.name, error)
+            return None
+
+    async def _mend_record(self, record: Record) -> Down | None:
+        """End what is gone; give back what the node has yet to get."""
+        current = await self._current(record)
+        if current is None or current.meta.uid != record.ref.uid:
+            await self._end(record)
+            return None
+        record.last = None
+        if _version(current) > record.acked:
+            return Down(record.node, _operation(record), _resource(record.ref), current)
+        if not record.exists:
+            self._records.ensure(record.node, record.ref)
+        return None
 
     async def _end(self, record: Record) -> None:
         if _resource(record.ref) is NODES:
@@ -152,17 +176,21 @@ class SyncController:
             return
         await self._send(_deletion(record.node, record.ref))
 
-    async def _mend_stray(self, node: str, ref: ObjectRef, version: int) -> None:
-        """An object that only the node knows of ends there; one that lives is not sent for being claimed."""
+    async def _mend_stray(self, node: str, ref: ObjectRef, version: int) -> bool:
+        """An object that only the node knows of ends there; one that lives is not sent for being claimed.
+
+        False when that could not be handed over.
+        """
         current, resource = await self._lookup(ref), _resource(ref)
         if resource is NODES:
-            return
+            return True
         if current is None or current.meta.uid != ref.uid:
-            await self._send(_deletion(node, ref))
-        elif resource in (CONFIG_MAPS, SECRETS) and _version(current) > version:
-            await self._ask_for(node, ref)
+            return await self._send(_deletion(node, ref))
+        if resource in (CONFIG_MAPS, SECRETS) and _version(current) > version:
+            return await self._ask_for(node, ref)
+        return True
 
-    async def _ask_for(self, node: str, ref: ObjectRef) -> None:
+    async def _ask_for(self, node: str, ref: ObjectRef) -> bool:
         """Ask edgecontroller in the node's place, which answers the node if a pod of it needs the object."""
         path = paths.of(_resource(ref).edge_type, ref.namespace, ref.name, node)
         question = Message.of(
@@ -172,7 +200,7 @@ class SyncController:
             resource=str(path),
             timestamp=self._now(),
         )
-        await self._hand_over(CloudModule.EDGE_CONTROLLER, node, question)
+        return await self._hand_over(CloudModule.EDGE_CONTROLLER, node, question)
 
     def _unrecorded_pods(self, node: str) -> list[Down]:
         """Pods of the node that were never handed to the hub, or got lost on the way when a module failed."""
@@ -242,25 +270,31 @@ class SyncController:
         except NotFound:
             return None
 
-    async def _send(self, down: Down) -> None:
+    async def _send(self, down: Down) -> bool:
         # wire: these messages come in the name of the kind's own controller; from edgecontroller a Go edge would
         # store a device without telling its twin (wire.md B5)
         source = Source.DEVICE_CONTROLLER if down.resource in (DEVICES, DEVICE_MODELS) else Source.EDGE_CONTROLLER
-        await self._hand_over(
+        return await self._hand_over(
             CloudModule.CLOUD_HUB, down.node, down_message(down, source=source, timestamp=self._now())
         )
 
     async def _ask_what_it_holds(self, node: str) -> None:
         question = inventory.question(timestamp=self._now())
         question = question.with_route(resource=paths.add_node(node, question.route.resource))
-        await self._hand_over(CloudModule.CLOUD_HUB, node, question)
+        if await self._hand_over(CloudModule.CLOUD_HUB, node, question):
+            self._unasked.discard(node)
+        else:
+            self._unasked.add(node)
 
-    async def _hand_over(self, module: str, node: str, message: Message) -> None:
+    async def _hand_over(self, module: str, node: str, message: Message) -> bool:
+        """False, and the node is compared again later, when the module took nothing."""
         try:
             await self._deps.bus.send(module, message)
         except (NoSuchModule, MailboxFull) as error:
             log.warning("node %s is compared again later: %s", node, error)
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark, node)
+            return False
+        return True
 
     def _now(self) -> int:
         return unix_millis(self._deps.clock.now())

@@ -123,7 +123,7 @@ class CloudHub:
             self._sessions.next_epoch(),
             on_message=self._upstream,
             on_delivered=self._delivered,
-            on_overflow=self._announce,
+            on_overflow=self._flowed_over,
             on_keepalive=self._heard,
             on_hello=self._greet,
             on_inventory=self._compare,
@@ -182,6 +182,12 @@ class CloudHub:
         if missing or strays:
             log.info("node %s lacks or lags in %d objects and holds %d unrecorded ones", session.node, missing, strays)
             self._announce(session.node)
+
+    def _flowed_over(self, node: str) -> None:
+        """What its outbox refused is sent now that there is room; of strays only the node itself still knows."""
+        self._announce(node)
+        if (session := self._sessions.get(node)) is not None:
+            self._greet(session)
 
     def _announce(self, node: str) -> None:
         """Have synccontroller deliver what the node missed."""

@@ -17,10 +17,6 @@ class Destination:
     module: str = ""
     waiter: bool = False
 
-    @property
-    def nobody(self) -> bool:
-        return not (self.group or self.module or self.waiter)
-
 
 _GROUPS: dict[str, Destination] = {
     Group.RESOURCE: Destination(group=Group.META),

@@ -113,10 +113,16 @@ class MetaManager:
                 self._answer_error(message, TooManyRequests(f"metamanager has {REQUEST_LIMIT} requests in work"))
                 return
             self._requests += 1
-            tasks.create_task(self._from_edge(message), name=f"request {message.route.resource}")
+            work = tasks.create_task(self._from_edge(message), name=f"request {message.route.resource}")
+            work.add_done_callback(self._request_ended)
         else:
             await self._room.acquire()
-            tasks.create_task(self._from_cloud(message), name=f"store {message.route.resource}")
+            work = tasks.create_task(self._from_cloud(message), name=f"store {message.route.resource}")
+            # Not in the work itself, which may be cancelled before it begins.
+            work.add_done_callback(lambda _: self._room.release())
+
+    def _request_ended(self, _: asyncio.Task[None]) -> None:
+        self._requests -= 1
 
     def _on_connection(self, connected: bool) -> None:
         self._connected.set(connected)
@@ -142,8 +148,6 @@ class MetaManager:
             await self._refuse(message, "receiver full", f"{path} is stored, but its module is busy: {error}")
         except Unreachable as error:
             log.info("%s: %s; the cloud will send it again", path, error)
-        finally:
-            self._room.release()
 
     async def _take(self, message: Message, resource: Resource) -> None:
         route = message.route
@@ -151,7 +155,10 @@ class MetaManager:
             resource = envelope.row_of(resource)
         decision = onward.from_cloud(route.operation, route.source, resource.type)
         if decision.refuse:
-            raise BadObject(decision.refuse)
+            if not message.header.parent_id:
+                raise BadObject(decision.refuse)
+            log.info("an answer that came too late, %s of %s, is of no use here", route.operation, route.resource)
+            return
         if decision.ask is Ask.INVENTORY:
             await self._cloud.answer(message, inventory.content(await self._store.held()))
             return
@@ -168,9 +175,14 @@ class MetaManager:
     async def _take_late_answer(self, message: Message, resource: Resource) -> None:
         """Nobody waits for it any more; the object is stored where it is good, else only acknowledged."""
         answer = read_reply(message)
-        if answer.error is None and answer.object is not None and resource.type != ResourceType.SERVICE_ACCOUNT_TOKEN:
+        if answer.error is not None or answer.object is None or resource.type == ResourceType.SERVICE_ACCOUNT_TOKEN:
+            return
+        try:
             document = envelope.answered_object(answer.object, resource)
-            await self._put(resource, document, _listener(resource.type), Operation.UPDATE)
+        except BadObject as error:
+            log.info("an answer that came too late, of %s, is not stored: %s", resource, error)
+            return
+        await self._put(resource, document, _listener(resource.type), Operation.UPDATE)
 
     async def _put(
         self, resource: Resource, document: Document, tell: str, operation: str, *, asked: bool = False
@@ -252,8 +264,6 @@ class MetaManager:
             self._answer_error(message, Unreachable(f"the local database fails: {error}"))
         except ValueError as error:
             self._answer_error(message, BadRequest(str(error)))
-        finally:
-            self._requests -= 1
 
     async def _answered(self, message: Message, resource: Resource, decision: Onward) -> msgspec.Raw | str:
         if decision.ask is Ask.ROWS:

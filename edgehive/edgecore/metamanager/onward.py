@@ -9,7 +9,7 @@ Go: edge/pkg/metamanager/process.go
 from dataclasses import dataclass
 from enum import Enum
 
-from edgehive.wire.names import Group, Operation, Path, ResourceType, Source
+from edgehive.wire.names import Group, Operation, ResourceType, Source
 
 
 class Keep(Enum):
@@ -44,7 +44,6 @@ class Onward:
 
     keep: Keep = Keep.NOTHING
     tell: str = ""
-    acknowledge: bool = False
     ask: Ask = Ask.NOBODY
     post: bool = False
     refuse: str = ""
@@ -113,12 +112,12 @@ def from_cloud(operation: str, source: str, type: str) -> Onward:
     if (operation, type) == (Operation.QUERY, ResourceType.INVENTORY):
         return Onward(ask=Ask.INVENTORY)
     if operation in (Operation.INSERT, Operation.UPDATE):
-        return Onward(keep=Keep.ROW, tell=_told(source, type), acknowledge=True)
+        return Onward(keep=Keep.ROW, tell=_told(source, type))
     if operation == Operation.DELETE:
-        return Onward(keep=Keep.REMOVE, tell=_told(source, type), acknowledge=True)
+        return Onward(keep=Keep.REMOVE, tell=_told(source, type))
     if operation == Operation.RESPONSE:
         # A late answer: nobody waits, but the object is good, and the cloud repeats it until it is acknowledged.
-        return Onward(keep=Keep.ROW, tell=_told(source, type), acknowledge=True)
+        return Onward(keep=Keep.ROW, tell=_told(source, type))
     return Onward(refuse=f"operation {operation!r} means nothing for {type or 'nothing'}")
 
 
@@ -129,7 +128,3 @@ def _told(source: str, type: str) -> str:
     if type in _TOLD_TO_EDGED and source in (Source.EDGE_CONTROLLER, Source.SYNC_CONTROLLER):
         return Group.EDGED
     return ""
-
-
-def is_connection_notice(resource: str) -> bool:
-    return resource == Path.CONNECTION

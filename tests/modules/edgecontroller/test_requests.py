@@ -15,6 +15,7 @@ from edgehive.api.registry import (
     SECRETS,
     SERVICE_ACCOUNTS,
 )
+from edgehive.cloudcore.flows import LANE_LIMIT
 from edgehive.kube.errors import NotFound, Unreachable
 from edgehive.testing.cloud import Cloud, cloud, content_of
 from edgehive.testing.cluster import Cluster
@@ -335,3 +336,34 @@ async def test_a_node_gets_only_what_its_pods_need() -> None:
         assert status_of(patch)["reason"] == "Forbidden"
         patch = content_of(await edge.request("patch", "null/nodepatch/n2", "{}"))
         assert status_of(patch)["reason"] == "Forbidden"
+
+
+class Slow:
+    """A client whose writing of nodes never ends, once it is told so."""
+
+    def __init__(self, client) -> None:
+        self._client = client
+        self.slow = False
+
+    def __getattr__(self, name: str):
+        return getattr(self._client, name)
+
+    async def patch(self, resource, *arguments, **options):
+        if self.slow and resource is NODES:
+            await asyncio.Event().wait()
+        return await self._client.patch(resource, *arguments, **options)
+
+
+async def test_a_node_that_asks_too_much_about_one_object_is_turned_away_and_others_are_not() -> None:
+    cluster = Cluster()
+    client = Slow(cluster.client())
+    async with cloud(cluster=cluster, client=client) as it:
+        edge = await it.edge("n1")
+        await config_map(it, "settings")
+        await it.pod("web", "n1", volumes=[{"name": "v", "configMap": {"name": "settings"}}])
+        await edge.expect_object("default/pod/web")
+        client.slow = True
+        sent = [await edge.send("patch", "null/nodepatch/n1", {"status": {}}) for _ in range(LANE_LIMIT + 2)]
+        reply = await edge.expect(lambda m: m.header.parent_id == sent[-1].id, patience=2)
+        assert content_of(reply)["Err"]["ErrStatus"]["reason"] == "TooManyRequests"
+        assert content_of(await edge.request("query", "default/configmap/settings"))["data"] == {"k": "v"}

@@ -3,12 +3,23 @@
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from edgehive.api.config.cloudcore import CloudCore
 from edgehive.api.edge import ObjectSync
 from edgehive.api.registry import CONFIG_MAPS, NODES, OBJECT_SYNCS, PODS
-from edgehive.kube.errors import Unreachable
-from edgehive.testing.cloud import Cloud, cloud, content_of
+from edgehive.beehive.bus import Bus
+from edgehive.beehive.message import Message
+from edgehive.cloudcore.deps import CloudDeps
+from edgehive.cloudcore.objectsync import DeliveryRecords, ObjectRef
+from edgehive.cloudcore.replicas.standing import Standing
+from edgehive.cloudcore.synccontroller import SyncController
+from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.kube.errors import Forbidden, Unreachable
+from edgehive.kube.informer import Informers
+from edgehive.testing.cloud import EDGE_LABEL, Cloud, cloud, content_of
 from edgehive.testing.cluster import Cluster
+from edgehive.wire.inventory import Held
 
 pytestmark = pytest.mark.looptime
 
@@ -151,3 +162,75 @@ async def test_nothing_is_deleted_on_suspicion() -> None:
             client.broken = False
             await edge.keepalive()
             await edge.expect_object("default/pod/web", "delete")
+
+
+class Refusing(Flaky):
+    """A client that is never told of one object."""
+
+    async def get(self, resource, name, namespace="", *, subresource=""):
+        if name == "secret-thing":
+            raise Forbidden("not for you")
+        return await self._client.get(resource, name, namespace, subresource=subresource)
+
+
+async def test_an_object_the_api_refuses_to_tell_of_keeps_nothing_else_from_its_node() -> None:
+    async with Cluster() as cluster, cloud(cluster=cluster, client=Refusing(cluster.client())) as it:
+        edge = await it.edge("n1")
+        await it.pod("web", "n1")
+        await edge.expect_object("default/pod/web")
+        await settle()
+        await edge.close()
+        await it.client.delete(PODS, "web", "default", grace_period_seconds=0)
+        await it.pod("new", "n1")
+        await asyncio.sleep(1)
+        unknown = Held("default", "configmap", "secret-thing", "u-9", 1)
+        edge = await it.edge("n1", register=False, holds=[unknown])
+        await edge.expect_object("default/pod/web", "delete")
+        await edge.expect_object("default/pod/new")
+
+
+async def test_what_could_not_be_handed_over_is_not_forgotten() -> None:
+    """Of a stray only the node's inventory tells, once."""
+    async with Cluster() as cluster, Informers(cluster.client()) as informers:
+        bus = Bus()
+        deps = CloudDeps(CloudCore(), bus, cluster.client(), informers, cluster.clock, CollectorRegistry())
+        records = DeliveryRecords(cluster.client(), informers, deps.standing)
+        controller = SyncController(deps, records)
+        ready = asyncio.Event()
+        tasks = [spawn(records.run(), name="records"), spawn(controller.run(ready.set), name="controller")]
+        await ready.wait()
+        stray = ObjectRef("v1", "Pod", "default", "old", "u-1")
+        await cluster.client().create(NODES, {"metadata": {"name": "n1", "labels": {EDGE_LABEL: ""}}})
+        assert records.compare("n1", {stray: 1}) == (0, 1)
+        await bus.send("synccontroller", returned("n1"))
+        await asyncio.sleep(1)
+        assert records.strays("n1") == [(stray, 1)]
+        hub = bus.register("cloudhub", "cloudhub")
+        await settle()
+        sent = {(hub_message := hub.get_nowait()).route.resource: hub_message for _ in range(len(hub))}
+        assert sent["node/n1/default/pod/old"].route.operation == "delete"
+        assert "node/n1/null/inventory" in sent
+        assert records.strays("n1") == []
+        await cancel_and_join(*tasks)
+
+
+def returned(node: str) -> Message:
+    return Message.of(
+        source="cloudhub",
+        group="synccontroller",
+        operation="connect",
+        resource=f"node/{node}/connection",
+        timestamp=1,
+    )
+
+
+async def test_strays_go_with_their_node() -> None:
+    async with Cluster() as cluster, Informers(cluster.client()) as informers:
+        records = DeliveryRecords(cluster.client(), informers, Standing())
+        stray = ObjectRef("v1", "Pod", "default", "old", "u-1")
+        records.compare("n1", {stray: 1})
+        records.forget_node("n1")
+        assert records.strays("n1") == []
+        records.compare("n1", {stray: 1})
+        assert records.compare("n1", {}) == (0, 0)
+        assert records.strays("n1") == []
