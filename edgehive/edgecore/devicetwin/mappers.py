@@ -130,6 +130,8 @@ class Mapper:
         """The oldest order; it stays in the queue, behind the others, while it fails."""
         key, order = next(iter(self._orders.items()))
         request = await self._prepare(order)
+        if next(iter(self._orders)) != key:
+            return  # its model came meanwhile and goes first
         try:
             if request is not None:
                 await self._call(order.verb, request)
