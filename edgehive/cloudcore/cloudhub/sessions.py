@@ -1,5 +1,7 @@
 """One session per connected node: its outbox, its writer and its reader; and the register of all of them.
 
+A session that is idle costs one task, which reads. There is a writer while there is something to write.
+
 A session has an epoch. A second connection of a node replaces the first and takes over what that had not
 delivered; the end of the first then finds that it is no longer registered and touches nothing. Silence is
 found by one sweep over all sessions, which stand in the order of their last keepalive.
@@ -17,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.cloudhub.conduct import Conduct
 from edgehive.cloudcore.cloudhub.outbox import ATTEMPTS, Outbox, Parcel, Verdict
-from edgehive.kit.tasks import first_of
+from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.wire import payloads
 from edgehive.wire.codec import MessageTooLarge
 from edgehive.wire.link import Link, LinkClosed, ProtocolError
@@ -51,9 +53,11 @@ class Session:
         self.epoch = epoch
         self.outbox = Outbox()
         self._link = link
-        self._wake = asyncio.Event()
         self._ended = ""
-        self._end = asyncio.Event()
+        self._reading: asyncio.Timeout | None = None
+        self._writing: asyncio.Task[None] | None = None
+        #: When the outbox is looked at again although nothing was put into it.
+        self._later: asyncio.TimerHandle | None = None
         self._on_message = on_message
         self._on_delivered = on_delivered
         self._on_overflow = on_overflow
@@ -81,33 +85,46 @@ class Session:
 
     def push(self, parcel: Parcel) -> Verdict:
         verdict = self.outbox.push(parcel)
-        self._wake.set()
+        self._write_soon()
         return verdict
 
     def release(self, uid: str) -> None:
         self.outbox.release(uid)
-        self._wake.set()
+        self._write_soon()
 
     def _filled(self) -> None:
         if self.outbox.dropped:
             self._on_dropped(self, self.outbox.dropped)
             self.outbox.dropped = 0
-        self._wake.set()
+        self._write_soon()
 
     # Life
 
     async def run(self) -> str:
         """Write and read until the link ends or `end` is called; returns why."""
         try:
-            await first_of(self._write(), self._read(), self._end.wait())
+            # Due at once when `end` is called: a timeout of a task's own is a cancellation nobody else sees.
+            async with asyncio.timeout(0 if self._ended else None) as self._reading:
+                self._write_soon()
+                await self._read()
+        except TimeoutError:
+            if not self._ended:
+                raise
         except LinkClosed as error:
             self._ended = self._ended or str(error)
         except ProtocolError as error:
             self._ended = self._ended or f"the node broke the protocol: {error}"
         finally:
-            self.answered()
+            self._reading = None
+            self._forget_timers()
+            await cancel_and_join(self._writing)
             await self._link.close(self._ended)
         return self._ended
+
+    def _forget_timers(self) -> None:
+        self.answered()
+        if self._later is not None:
+            self._later.cancel()
 
     def answered(self) -> None:
         """Nothing more is asked."""
@@ -117,39 +134,54 @@ class Session:
     def end(self, reason: str) -> None:
         """Have the session end soon."""
         self._ended = self._ended or reason
-        self._end.set()
+        if self._reading is not None and not self._reading.expired():
+            self._reading.reschedule(asyncio.get_running_loop().time())
 
     def fall_silent(self, seconds: float) -> None:
         """No keepalive came for so long."""
         self._conduct.silent(self.node, seconds)
         self.end(f"no keepalive within {seconds:g} s")
 
-    async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            message = self.outbox.next(loop.time() + CLOCK_STEP)
-            if self.outbox.given_up:
-                self._conduct.unacknowledged(self.node, self.outbox.given_up, ATTEMPTS)
-                self.outbox.given_up = ""
-            if message is None:
-                await self._rest()
-                continue
-            try:
-                await self._link.send(message)
-            except MessageTooLarge as error:
-                log.error("node %s: not sent: %s", self.node, error)
-                self.outbox.acknowledge(message.id)
+    def _write_soon(self) -> None:
+        """Have a writer, once the session lives."""
+        if self._writing is None and self._reading is not None:
+            self._writing = spawn(self._write(), name=f"writer {self.node}")
 
-    async def _rest(self) -> None:
+    async def _write(self) -> None:
+        """Write what there is to write now."""
+        try:
+            while (message := self._next()) is not None:
+                try:
+                    await self._link.send(message)
+                except MessageTooLarge as error:
+                    log.error("node %s: not sent: %s", self.node, error)
+                    self.outbox.acknowledge(message.id)
+        except LinkClosed as error:
+            self.end(str(error))
+        except Exception:
+            log.exception("session %d of node %s cannot write", self.epoch, self.node)
+            self.end("cloudcore failed; its log says why")
+        else:
+            self._writing = None
+            self._rest()
+
+    def _next(self) -> Message | None:
+        message = self.outbox.next(asyncio.get_running_loop().time() + CLOCK_STEP)
+        if self.outbox.given_up:
+            self._conduct.unacknowledged(self.node, self.outbox.given_up, ATTEMPTS)
+            self.outbox.given_up = ""
+        return message
+
+    def _rest(self) -> None:
         if self.outbox.overflowed and not len(self.outbox):
             self.outbox.overflowed = False
             self._on_overflow(self.node)
-        self._wake.clear()
-        try:
-            async with asyncio.timeout_at(self.outbox.wake_at):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        due = self.outbox.wake_at
+        if due is not None and self._reading is not None:
+            self._later = asyncio.get_running_loop().call_at(due, self._write_soon)
 
     async def _read(self) -> None:
         while True:
@@ -182,7 +214,7 @@ class Session:
         parcel = self.outbox.acknowledge(id)
         if parcel is not None:
             self._on_delivered(self, parcel)
-            self._wake.set()
+            self._write_soon()
         elif self.outbox.was_acknowledged(id):
             self._conduct.acknowledged_again(self.node)
         elif id:
