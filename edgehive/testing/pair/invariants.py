@@ -49,7 +49,7 @@ async def differences(world: World, events: Iterable[str]) -> list[Finding]:
         for type, kind in _STORED.items()
     }
     told = {item.meta.name for item in (await world.client.list(EVENTS)).items}
-    found = [*_stored(world, pods), *_stored_objects(world, objects), *_left_over(world, pods)]
+    found = [*_stored(world, pods), *_stored_objects(world, pods, objects), *_left_over(world, pods)]
     for pod in pods.values():
         found += _runs(world, pod, objects)
     found += [Finding(name, f"event {name} was on the edge's disk and never arrived") for name in set(events) - told]
@@ -69,13 +69,17 @@ def _stored(world: World, pods: Mapping[str, Object]) -> Iterable[Finding]:
             yield Finding(name, f"pod {name} is stored as {_essence(rows[uid])}, the API says {_essence(pods[uid])}")
 
 
-def _stored_objects(world: World, objects: Mapping[str, Mapping[str, Object]]) -> Iterable[Finding]:
+def _stored_objects(
+    world: World, pods: Mapping[str, Object], objects: Mapping[str, Mapping[str, Object]]
+) -> Iterable[Finding]:
+    """An old row that no pod needs any more may stay (decision 0013); nobody reads it without asking the cloud."""
+    used = {source for pod in pods.values() for source in _needs(pod)}
     for type, wanted in objects.items():
         for row in _rows(world, type):
             name = row["metadata"]["name"]
             if name not in wanted:
                 yield Finding(name, f"{type} {name} is on the edge's disk and not in the API")
-            elif _essence(row) != _essence(wanted[name]):
+            elif (type, name) in used and _essence(row) != _essence(wanted[name]):
                 yield Finding(name, f"{type} {name} is stored as {_essence(row)}, not {_essence(wanted[name])}")
 
 
@@ -137,9 +141,11 @@ def _shown(world: World, pod: Object, container: str, shown: Object) -> Iterable
 
 def _blocked(pod: Object, objects: Mapping[str, Mapping[str, Object]]) -> bool:
     """Whether the pod waits for an object that is not there (or was made before that went)."""
-    return any(
-        name not in objects[type] for volume in pod["spec"].get("volumes") or () for type, name in _sources(volume)
-    )
+    return any(name not in objects[type] for type, name in _needs(pod))
+
+
+def _needs(pod: Object) -> list[tuple[str, str]]:
+    return [source for volume in pod["spec"].get("volumes") or () for source in _sources(volume)]
 
 
 def _mounted(world: World, pod: Object, objects: Mapping[str, Mapping[str, Object]]) -> Iterable[Finding]:

@@ -23,6 +23,7 @@ from edgehive.api.config.edgecore import TailoredKubeletConfig
 from edgehive.api.document import Document
 from edgehive.api.registry import KUBEEDGE
 from edgehive.beehive.bus import Bus
+from edgehive.beehive.hive import ModuleFailed
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.app import run_cloudcore
 from edgehive.edgecore.edged.containerd import Containerd
@@ -124,6 +125,11 @@ class CloudHalf:
             name="cloudcore",
         )
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What it ended by itself with."""
+        return self.task.exception() if self.task.done() and not self.task.cancelled() else None
+
 
 class World:
     """See the file's head."""
@@ -176,6 +182,10 @@ class World:
     # The halves
 
     def start_cloud(self) -> None:
+        if self.cloud is not None and isinstance(self.cloud.failure, ModuleFailed):
+            # As when the API was away for a minute while it started: whoever supervises processes starts another.
+            self.story.tell("cloud", f"ends: {self.cloud.failure}")
+            self.cloud = None
         if self.cloud is None:
             self.story.tell("cloud", "starts")
             self.cloud = CloudHalf(self)
@@ -209,8 +219,8 @@ class World:
         self.story.tell("cloud", f"dies: {why}")
         self.network.cut()
         cloud.life.alive = False
-        if cloud.task.done() and not cloud.task.cancelled() and cloud.task.exception() is not None:
-            self.fault("", f"cloudcore failed: {cloud.task.exception()!r}")
+        if cloud.failure is not None and not isinstance(cloud.failure, ModuleFailed):
+            self.fault("", f"cloudcore failed: {cloud.failure!r}")
         await cancel_and_join(cloud.task)
 
     def edge_dies(self) -> None:
