@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from bench import api_server, bus, certificates, fleet, halves, liars, pairings, site, streams
+from bench import api_server, bus, certificates, fleet, halves, liars, pairings, replicas, site, streams
 from bench.report import Figure, show, write
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "certificates": certificates.run,
     "fleet": fleet.run,
     "streams": streams.run,
+    "replicas": replicas.run,
     "liars": liars.run,
 }
 
