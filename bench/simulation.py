@@ -3,6 +3,7 @@
 `python -m edgehive.testing.pair SEED` tells the story of one that broke. Their numbers follow those that CI tries.
 """
 
+import itertools
 import os
 import resource
 import subprocess
@@ -31,7 +32,7 @@ def _shares() -> list[tuple[int, int]]:
     """The first and the last number of each process."""
     processes = min(len(os.sched_getaffinity(0)), SCHEDULES)
     bounds = [FIRST + SCHEDULES * number // processes for number in range(processes + 1)]
-    return [(first, after - 1) for first, after in zip(bounds, bounds[1:], strict=False)]
+    return [(first, after - 1) for first, after in itertools.pairwise(bounds)]
 
 
 def _start(first: int, last: int) -> "subprocess.Popen[str]":

@@ -130,6 +130,8 @@ class StandIn:
         self.told: Counter[tuple[str, str, str]] = Counter()
         #: Pods it was told an older version of than it had.
         self.backwards: list[str] = []
+        #: Shown every pod that is found or told of, and whether this version of it was told of before.
+        self.on_pod: Callable[[Document, bool], None] = lambda *_: None
         self._mailbox = bus.register("edged", "edged")
         self._client = client
 
@@ -138,6 +140,7 @@ class StandIn:
             group.create_task(self._register())
             for document in (await self._client.list(PODS)).items:
                 self.pods[document.meta.name] = document
+                self.on_pod(document, False)
                 group.create_task(self._fetch(document))
             async for message in self._mailbox:
                 if "/pod/" in message.route.resource:
@@ -155,6 +158,7 @@ class StandIn:
         if known is not None and int(known.meta.resource_version) > int(meta.resource_version):
             self.backwards.append(f"{meta.name} from {known.meta.resource_version} to {meta.resource_version}")
         self.pods[meta.name] = document
+        self.on_pod(document, self.told[meta.name, meta.uid, meta.resource_version] > 1)
 
     async def _register(self) -> None:
         """Register while there is no row, as edged does; a node that was deleted comes back."""
@@ -192,6 +196,7 @@ class EdgeHalf:
     def __init__(self, database: InlineDatabase, dial: Callable[[], Any], cluster: Cluster) -> None:
         clock, self.bus = cluster.clock, Bus()
         self.store = Metastore(database)
+        self.ended = asyncio.Event()
         self.client = MetaClient(self.bus, clock, timeout=60)
         self.edged = StandIn(self.bus, self.client)
         quick = Backoff(first=0.5, factor=2.0, limit=4.0)
@@ -203,6 +208,7 @@ class EdgeHalf:
         self._tasks.append(spawn(self.edged.run(), name="edged"))
 
     async def stop(self) -> None:
+        self.ended.set()
         await cancel_and_join(*self._tasks)
 
     def raise_failure(self) -> None:
@@ -222,6 +228,8 @@ class Pair:
         self.network = MemoryNetwork(clock=self.cluster.clock)
         self.database = InlineDatabase()
         self.edge: EdgeHalf | None = None
+        #: Called when the edge has been started.
+        self.on_edge: Callable[[], None] = lambda: None
         self.plugged = True
         #: (name, uid, version) of pods that one life of the edge was told of more than once, and in wrong order.
         self.repeated: list[tuple[str, str, str]] = []
@@ -278,6 +286,7 @@ class Pair:
         if self.edge is None:
             self.database.recover()
             self.edge = EdgeHalf(self.database, self.dial, self.cluster)
+            self.on_edge()
 
     async def crash_edge(self) -> None:
         await self.cut()
