@@ -14,7 +14,7 @@ from edgehive.api.devices import AccessMode, Device, DeviceModel, DeviceProperty
 VALUE_LIMIT = 64 * 1024
 #: What Go's device twin takes as the name of a property.
 _SPEAKABLE = re.compile(r"[a-zA-Z0-9\-_.,:/@#]{1,128}")
-_INT64 = range(-(2**63), 2**63)
+_NUMBER_LIMIT = 400
 _SHOWN = 60
 
 
@@ -79,12 +79,14 @@ def _range_fault(described: ModelProperty, number: float | int, value: str) -> s
 
 
 def _number(type: str, text: str) -> float | int | None:
+    # Longer ones are no 64-bit number, and Python refuses to read very long ones; `_` is its own spelling.
+    if len(text) > _NUMBER_LIMIT or "_" in text:
+        return None
     try:
         if type == PropertyType.INT:
-            # Longer ones are no 64-bit number, and Python refuses to read very long ones.
-            number = int(text) if len(text) <= 40 and "_" not in text else None
-            return number if number in _INT64 else None
-        found = float(text) if "_" not in text else math.nan
+            number = int(text)
+            return number if -(2**63) <= number < 2**63 else None
+        found = float(text)
     except ValueError:
         return None
     return None if math.isnan(found) else found

@@ -16,6 +16,7 @@ from edgehive.beehive.module import Ready
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.devicecontroller import devices, models
 from edgehive.cloudcore.devicecontroller.conditions import Conditions
+from edgehive.cloudcore.devicecontroller.confirmations import Confirmations
 from edgehive.cloudcore.devicecontroller.context import DeviceContext
 from edgehive.cloudcore.devicecontroller.reports import Reports, refusal_finding
 from edgehive.cloudcore.devicecontroller.status_writer import StatusWriter
@@ -69,7 +70,10 @@ class DeviceController:
                 flows=flows_of(*FLOW_FILES),
                 source=Source.DEVICE_CONTROLLER,
             )
-            self._reports = Reports(context, Refusals("devicecontroller", log, self._deps.registry), engine.send)
+            confirmations = Confirmations(engine.send)
+            refusals = Refusals("devicecontroller", log, self._deps.registry)
+            self._reports = Reports(context, refusals, confirmations, engine.send)
+            group.create_task(confirmations.run(), name="confirmations")
             group.create_task(context.statuses.run(), name="device statuses")
             group.create_task(context.conditions.run(), name="conditions of devices")
             group.create_task(_tell_held_back(context, engine), name="devices held back")
@@ -85,8 +89,8 @@ class DeviceController:
     def _find(self, device: DeviceId) -> Document | None:
         return self._devices.get(device.name, device.namespace)
 
-    async def _confirm(self, report: Message) -> None:
-        await self._reports.confirm(report)
+    def _confirm(self, report: Message) -> None:
+        self._reports.confirm(report)
 
     def _refuse(self, device: DeviceId, text: str) -> None:
         log.warning("device %s: %s", device, text)

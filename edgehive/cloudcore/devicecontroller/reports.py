@@ -18,6 +18,7 @@ from edgehive.api.devices import Device, DeviceModel, ModelProperty
 from edgehive.api.document import Document
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.devicecontroller.conditions import ConditionType, Finding
+from edgehive.cloudcore.devicecontroller.confirmations import Confirmations
 from edgehive.cloudcore.devicecontroller.context import FAULTS_SHOWN, DeviceContext
 from edgehive.cloudcore.devicecontroller.device_faults import VALUE_LIMIT, value_fault
 from edgehive.cloudcore.devicecontroller.devices import member_of
@@ -51,8 +52,15 @@ class _Known(NamedTuple):
 class Reports:
     """`take` every message of a node's twin."""
 
-    def __init__(self, context: DeviceContext, refusals: Refusals, send: Callable[[Message], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        context: DeviceContext,
+        refusals: Refusals,
+        confirmations: Confirmations,
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
         self._context = context
+        self._confirmations = confirmations
         self._refusals = refusals
         self._send = send
         self._devices: OrderedDict[DeviceId, _Known] = OrderedDict()
@@ -69,7 +77,7 @@ class Reports:
         try:
             report = ReportPath.parse(message.route.resource)
         except ValueError as error:
-            await self._refuse(message, node, "malformed", f"node {node}: {error}")
+            self._refuse(message, node, "malformed", f"node {node}: {error}")
             return
         about = f"{node} {report.device}"
         device = self._context.devices.get(report.device.name, report.device.namespace)
@@ -80,27 +88,27 @@ class Reports:
             said = f"node {node} may not report of device {report.device}, which is bound to {bound or 'no node'}"
             self._refusals.refuse("forbidden", said, about=about)
         else:
-            await self._judge(report, device, message)
+            self._judge(report, device, message)
 
-    async def confirm(self, message: Message) -> None:
+    def confirm(self, message: Message) -> None:
         """Tell the edge that a report needs no repetition."""
         node, _ = paths.strip_node(message.route.resource)
         version = message.header.resourceversion
         answer = wire.confirmation(message, timestamp=self._context.now(), resource_version=version)
-        await self._send(answer.with_route(resource=paths.add_node(node, Path.TWIN)))
+        self._confirmations.add(node, answer.with_route(resource=paths.add_node(node, Path.TWIN)))
 
     # Membership
 
     async def _tell_members(self, node: str, question: Message) -> None:
         """Confirm the question, or a Go edge repeats it for ever; the list is a message of its own."""
-        await self.confirm(question)
+        self.confirm(question)
         members = [member_of(device) for device in self._context.devices_on(node)]
         message = wire.membership_detail(members, event_id=str(uuid.uuid4()), timestamp=self._context.now())
         await self._send(message.with_route(resource=paths.add_node(node, message.route.resource)))
 
     # Reports
 
-    async def _judge(self, report: ReportPath, device: Document, message: Message) -> None:
+    def _judge(self, report: ReportPath, device: Document, message: Message) -> None:
         try:
             if report.kind is ReportKind.STATE:
                 news, uid = _state_news(message), ""
@@ -110,11 +118,11 @@ class Reports:
                 news = News(self._values(report.device, device, update))
         except (msgspec.MsgspecError, UnicodeError, ValueError) as error:
             said = f"node {report.node}: the report of device {report.device} cannot be read: {error}"
-            await self._refuse(message, report.node, "malformed", said, about=f"{report.node} {report.device}")
+            self._refuse(message, report.node, "malformed", said, about=f"{report.node} {report.device}")
             return
         if uid and uid != device.meta.uid:
             said = f"node {report.node} reports of an earlier device {report.device}"
-            await self._refuse(message, report.node, "earlier life", said, about=f"{report.node} {report.device}")
+            self._refuse(message, report.node, "earlier life", said, about=f"{report.node} {report.device}")
             return
         version = device.meta.resource_version if uid else ""
         kept = Message(message.header, message.route).with_header(resourceversion=version)
@@ -171,9 +179,9 @@ class Reports:
             _remember(self._models, id, held)
         return held[1]
 
-    async def _refuse(self, message: Message, node: str, reason: str, text: str, *, about: str = "") -> None:
+    def _refuse(self, message: Message, node: str, reason: str, text: str, *, about: str = "") -> None:
         self._refusals.refuse(reason, text[:500], about=about or node)
-        await self.confirm(message)
+        self.confirm(message)
 
 
 def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:

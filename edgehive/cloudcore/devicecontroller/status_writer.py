@@ -11,7 +11,7 @@ Go: cloud/pkg/devicecontroller/controller/upstream.go
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,7 +106,7 @@ class StatusWriter:
         client: Client,
         *,
         find: Callable[[DeviceId], Document | None],
-        confirm: Callable[[Message], Awaitable[None]],
+        confirm: Callable[[Message], None],
         refuse: Callable[[DeviceId, str], None],
     ) -> None:
         self._client = client
@@ -202,7 +202,7 @@ class StatusWriter:
             return self._keep(device, news, error)
         self._failures.pop(device, None)
         for report in news.reports.values():
-            await self._confirm(report)
+            self._confirm(report)
         return SPACING_SECONDS
 
     def _keep(self, device: DeviceId, news: News, error: ApiError | TimeoutError) -> float:
