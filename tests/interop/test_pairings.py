@@ -416,6 +416,27 @@ def test_top_shows_what_the_node_and_its_pods_use(pairing: Pairing) -> None:
     pairing.delete_pods("worker-ant")
 
 
+def test_an_autoscaler_follows_what_edge_pods_use(pairing: Pairing) -> None:
+    """kube-controller-manager asks what the Deployment's pods use: each takes more than ten times its share."""
+    if pairing.cast.stock_cloudcore or not pairing.cast.stock_control_plane:
+        pytest.skip("stock cloudcore serves no metrics, and a site has no autoscaler")
+    busy = pod("x", "trap 'exit 0' TERM; while true; do sleep 0.05; done")["spec"]["containers"][0]
+    busy |= {"resources": {"requests": {"cpu": "1m"}}}
+    spec = {"terminationGracePeriodSeconds": 2, "nodeSelector": {"kubernetes.io/hostname": NODE}, "containers": [busy]}
+    labels = {"app": "herd"}
+    template = {"metadata": {"labels": labels}, "spec": spec}
+    meta = {"name": "herd", "namespace": "default"}
+    deployment = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    pairing.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": deployment})
+    pairing.kubectl("rollout", "status", "deployment/herd", "--timeout=90s")
+    pairing.kubectl("autoscale", "deployment", "herd", "--cpu-percent=100", "--min=1", "--max=2")
+    pairing.until("a second pod", lambda: pairing.get("deployment", "herd")["spec"]["replicas"] == 2, seconds=120)
+    used = pairing.get("hpa", "herd")["status"]["currentMetrics"][0]["resource"]["current"]
+    assert used["averageUtilization"] > 100
+    pairing.kubectl("delete", "hpa,deployment", "herd", "--wait=false")
+    pairing.until("its pods to be gone", lambda: not pairing.kubectl("get", "pods", "-l", "app=herd", "-o", "name"))
+
+
 # Apart and together again
 
 

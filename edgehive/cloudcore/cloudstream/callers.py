@@ -91,9 +91,20 @@ class OfNode(NamedTuple):
 
 
 class Callers:
-    """`enforce` False: whoever may not is logged and served, as a stock cloudcore serves everybody."""
+    """`enforce` False: whoever may not is logged and served, as a stock cloudcore serves everybody.
 
-    def __init__(self, client: Client, *, enforce: bool = True) -> None:
+    A yes is kept for `allowed` seconds and a no for `refused`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        enforce: bool = True,
+        allowed: float = ALLOWED_SECONDS,
+        refused: float = REFUSED_SECONDS,
+    ) -> None:
+        self._allowed, self._refused = allowed, refused
         self._client = client
         self._enforce = enforce
         self._access: dict[tuple[Caller, Question], tuple[float, str]] = {}
@@ -155,14 +166,14 @@ class Callers:
             status = await self._ask(_ACCESS, spec)
         except Forbidden as error:
             if caller.user in TRUSTED_USERS or TRUSTED_GROUPS.intersection(caller.groups):
-                return ALLOWED_SECONDS, ""
+                return self._allowed, ""
             return (
-                REFUSED_SECONDS,
+                self._refused,
                 f"whether {caller.user} may {question} cannot be asked: {error}",
             )
         if status.get("allowed"):
-            return ALLOWED_SECONDS, ""
-        return REFUSED_SECONDS, f"{caller.user} may not {question}: {question.mend}"
+            return self._allowed, ""
+        return self._refused, f"{caller.user} may not {question}: {question.mend}"
 
     async def _ask(self, resource: ApiResource, spec: dict[str, Any]) -> dict[str, Any]:
         body = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}

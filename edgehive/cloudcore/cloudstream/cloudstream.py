@@ -166,7 +166,9 @@ class CloudStream:
         cluster = ClusterMetrics(client, self._deps.clock, tunnels, self._nodes, self._pods, is_away=is_away)
         address = await numeric(self._config.advertise_address or self._deps.address)
         registration = Registration(client, address, self._config.stream_port, issued.ca_pem)
-        return MetricsDoor(client, MetricsFace(front, Callers(client), cluster, registry), registration)
+        return MetricsDoor(
+            client, MetricsFace(front, Callers(client, allowed=10.0, refused=10.0), cluster, registry), registration
+        )
 
     async def _among_others(self, tunnels: Tunnels, doors: AsyncExitStack) -> Forwarder | None:
         """Take streams from other replicas, and be able to bring them some; None where there are none."""

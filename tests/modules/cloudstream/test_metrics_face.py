@@ -13,6 +13,7 @@ import pytest
 
 from edgehive.api.document import Document
 from edgehive.api.registry import NODES, PODS
+from edgehive.cloudcore.cloudstream import cluster_metrics
 from edgehive.cloudcore.cloudstream.callers import Callers
 from edgehive.cloudcore.cloudstream.cluster_metrics import ClusterMetrics
 from edgehive.cloudcore.cloudstream.front_proxy import FrontProxy, Trust
@@ -181,6 +182,22 @@ async def test_nodes_behind_the_tunnel_and_others_are_told_of_and_silent_ones_le
         assert (await get(session, f"{ROOT}/nodes/{NODE}", **JANE))[1]["usage"]["cpu"] == "250000000n"
         status, missing = await get(session, f"{ROOT}/nodes/far", **JANE)
         assert (status, missing["message"]) == (404, 'nodes.metrics.k8s.io "far" not found')
+
+
+@pytest.mark.parametrize("answer", [None, b"{", b'{"node": {}}', b"x" * 5000])
+async def test_a_kubelet_that_has_nothing_sensible_to_say_is_left_out(rig: Rig, answer: bytes | None) -> None:
+    del rig.pair.kubelet.logs["/stats/summary"]
+    if answer is not None:
+        rig.pair.kubelet.logs["/stats/summary"] = answer
+    async with rig.client() as session:
+        _, found = await get(session, f"{ROOT}/nodes", **JANE)
+        assert [item["metadata"]["name"] for item in found["items"]] == ["cloudy"]
+
+
+async def test_more_statistics_than_anybody_has_are_not_taken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_metrics, "LIMIT", 100)
+    async with rig.client() as session:
+        assert (await get(session, f"{ROOT}/nodes/{NODE}", **JANE))[0] == 404
 
 
 async def test_running_pods_are_told_of(rig: Rig) -> None:
