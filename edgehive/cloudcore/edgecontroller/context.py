@@ -1,5 +1,6 @@
 """What the flows of edgecontroller work with: the API, the shared copies of it, and the location index."""
 
+import asyncio
 import logging
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ from edgehive.kube.informer import Informer
 log = logging.getLogger("edgehive.edgecontroller")
 
 EDGE_LABEL = EDGE_NODE_SELECTOR.removesuffix("=")
+#: How long the watch may take to show what was created here, and how many nodes are waited for.
+CREATED_SECONDS, CREATED_AT_MOST = 10.0, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class EdgeContext:
     replica: str = ""
     enforce: bool = True
     approve: bool = False
+    #: Edge nodes created here that the watch has not shown yet, and how long each is taken for one.
+    created: dict[str, float] = field(default_factory=dict)
     location: Location = field(default_factory=Location)
     missed: Missed = field(default_factory=Missed)
     refusals: Refusals = field(default_factory=lambda: Refusals("edgecontroller", log))
@@ -57,7 +62,15 @@ class EdgeContext:
         )
 
     def is_edge(self, node: str) -> bool:
-        return self.nodes.get(node) is not None
+        return self.nodes.get(node) is not None or self.created.get(node, 0.0) > asyncio.get_running_loop().time()
+
+    def remember_created(self, node: Document) -> None:
+        """Until the watch shows it, but not for long: its node goes on, and the API need not be asked what it is."""
+        now = asyncio.get_running_loop().time()
+        for name in [name for name, until in self.created.items() if until < now]:
+            del self.created[name]
+        if (node.meta.labels or {}).get(EDGE_LABEL) == "" and len(self.created) < CREATED_AT_MOST:
+            self.created[node.meta.name] = now + CREATED_SECONDS
 
     def pods_on(self, node: str) -> list[Document]:
         return self.pods.by_index(BY_NODE, node)

@@ -58,6 +58,7 @@ EMPTY_LEASE: dict[str, Any] = {"metadata": {"creationTimestamp": None}, "spec": 
 def nodes_down(change: Change, context: EdgeContext) -> Iterator[Down | Unchanged]:
     """A node is told of itself; one that has just become an edge node also of its pods and what they refer to."""
     name = change.document.meta.name
+    context.created.pop(name, None)
     if change.new is None:
         yield Down(name, Operation.DELETE, NODES, change.document)
         return
@@ -93,18 +94,18 @@ class _NodeUpdate(msgspec.Struct):
 
 
 def is_reserved(label: str) -> bool:
-    """Labels a node may not be created with: prefix kubernetes.io or below it."""
+    """Labels of Kubernetes' own: prefix kubernetes.io or below it."""
     prefix, slash, _ = label.partition("/")
     return bool(slash) and (prefix == "kubernetes.io" or prefix.endswith(".kubernetes.io"))
 
 
 @upstream(ResourceType.NODE, Operation.INSERT, envelope=Envelope.OBJECT, empty=EMPTY_NODE)
 async def node_insert(request: Request, context: EdgeContext) -> Answer:
-    """Register the node: create it bare, then give it its labels (which make it an edge node)."""
+    """Register the node, with the labels that make it an edge node."""
     node = request.read(dict[str, Any])
-    labels = _take_reserved_labels(node)
+    labels = _reserved_labels(node)
     try:
-        created = await _register(request.resource.name, node, labels, context)
+        created = await _register(request.resource.name, node, context)
     except AlreadyExists as error:
         await context.demand_edge_node(request)
         await _complete_labels(request.resource.name, labels, context)
@@ -113,29 +114,28 @@ async def node_insert(request: Request, context: EdgeContext) -> Answer:
     return created
 
 
-def _take_reserved_labels(node: dict[str, Any]) -> dict[str, str]:
+def _reserved_labels(node: dict[str, Any]) -> dict[str, str]:
     metadata = node.setdefault("metadata", {})
     if not isinstance(metadata, dict) or not isinstance(metadata.get("labels") or {}, dict):
         raise BadRequest("a Node's metadata and metadata.labels are to be objects")
     labels: dict[str, str] = metadata.get("labels") or {}
-    metadata["labels"] = {key: value for key, value in labels.items() if not is_reserved(key)}
     return {key: value for key, value in labels.items() if is_reserved(key)}
 
 
-async def _register(name: str, node: dict[str, Any], labels: Mapping[str, str], context: EdgeContext) -> Reply:
+async def _register(name: str, node: dict[str, Any], context: EdgeContext) -> Reply:
+    """In one request; a Go cloud takes the reserved labels off first and patches them back."""
     metadata = node["metadata"]
     metadata["name"] = name
     held_here = annotations(UNCLAIMED.taken_by(context.replica), context.address)
     metadata["annotations"] = (metadata.get("annotations") or {}) | held_here
     node = {"apiVersion": "v1", "kind": "Node"} | node
     document = await context.client.create(NODES, node)
-    if labels:
-        document = await context.client.patch(NODES, name, {"metadata": {"labels": labels}}, type=PatchType.MERGE)
+    context.remember_created(document)
     return object_reply(document, versioned=False)
 
 
 async def _complete_labels(name: str, labels: Mapping[str, str], context: EdgeContext) -> None:
-    """A registration that broke off between its two steps left a node without its labels."""
+    """A Go cloud whose registration broke off between its two steps left a node without its labels."""
     present = (await context.client.get(NODES, name)).meta.labels or {}
     missing = {key: value for key, value in labels.items() if key not in present}
     if missing:
@@ -174,9 +174,9 @@ async def _patch_status(name: str, patch: bytes, context: EdgeContext) -> Docume
 async def node_status_insert(request: Request, context: EdgeContext) -> Answer:
     """The older form of registration."""
     node = request.read(dict[str, Any])
-    labels = _take_reserved_labels(node)
+    labels = _reserved_labels(node)
     try:
-        await _register(request.resource.name, node, labels, context)
+        await _register(request.resource.name, node, context)
     except AlreadyExists:
         await context.demand_edge_node(request)
         await _complete_labels(request.resource.name, labels, context)

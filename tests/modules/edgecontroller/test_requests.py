@@ -64,6 +64,19 @@ async def test_a_registration_that_broke_off_halfway_is_completed() -> None:
         await edge.expect_object("null/node/n1")
 
 
+async def test_registration_costs_one_request_for_the_node_and_one_for_its_status() -> None:
+    async with Cluster() as cluster:
+        client = Asked(cluster.client())
+        async with cloud(cluster=cluster, client=client) as it:
+            edge = await it.edge("n1", register=False)
+            labels = {"node-role.kubernetes.io/edge": "", "kubernetes.io/os": "linux"}
+            made = content_of(await edge.request("insert", "null/node/n1", {"metadata": {"labels": labels}}))
+            assert made["Object"]["metadata"]["labels"] == labels
+            # At once: the watch may not have shown the node yet.
+            assert content_of(await edge.request("patch", "null/nodepatch/n1", {"status": {}}))["Err"] is None
+            assert client.asked == ["create nodes", "patch nodes"]
+
+
 @pytest.mark.parametrize("wrap", [json.dumps, lambda patch: patch])
 async def test_node_status_patches_come_as_text_or_object(wrap) -> None:
     """[31, 48]"""
@@ -272,6 +285,26 @@ async def test_events_are_written_and_patched() -> None:
                 except NotFound:
                     pass
                 await asyncio.sleep(0.1)
+
+
+class Asked:
+    """A client that notes what is asked about nodes, watches aside."""
+
+    def __init__(self, client) -> None:
+        self._client = client
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str):
+        real = getattr(self._client, name)
+        if name not in ("get", "create", "update", "patch", "delete"):
+            return real
+
+        async def call(resource, *args, **kwargs):
+            if resource is NODES:
+                self.asked.append(f"{name} {resource.plural}")
+            return await real(resource, *args, **kwargs)
+
+        return call
 
 
 class Unplugged:
