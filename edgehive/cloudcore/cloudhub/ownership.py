@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import msgspec
 
@@ -79,7 +80,8 @@ class Ownership:
         self._written: dict[str, int] = {}
         self._writing: set[Session] = set()
         self._contests: dict[str, _Contest] = {}
-        self._defended: set[Session] = set()
+        #: Those that have proved once to be the newest.
+        self._defended: WeakSet[Session] = WeakSet()
 
     async def wait_synced(self) -> None:
         await self._pods.wait_synced()
@@ -113,7 +115,6 @@ class Ownership:
         node = session.node
         self._settle(node)
         self._written.pop(node, None)
-        self._defended.discard(session)
         self._standing.release(node)
         if not self._standing.owns(node):
             self._records.let_go(node)
@@ -154,7 +155,7 @@ class Ownership:
             return
         if session in self._writing or name in self._contests:
             return
-        if not claim.replica or (claim.replica == self._standing.name and not self._says_so(node)):
+        if not claim.replica:
             self._start_claiming(session, claim)
         elif claim.replica != self._standing.name:
             self._rival(session, claim)

@@ -88,8 +88,7 @@ class LeaseFile:
         if after is not None:
             metadata["resourceVersion"] = after.version
         metadata |= {"labels": dict(self.labels), "annotations": dict(self.annotations)}
-        spec = {
-            "holderIdentity": holder,
+        spec = ({"holderIdentity": holder} if holder else {}) | {
             "leaseDurationSeconds": seconds,
             "acquireTime": after.acquired if after is not None and same and after.acquired else now,
             "renewTime": now,
