@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgehive.devicetwin")
 
-#: Messages one transaction takes at most; bounds how long the first of them waits.
-BATCH = 256
+#: Messages one transaction takes at most: all that came while a slow disk was busy with the last.
+BATCH = 1024
 #: As Go: a write that fails is tried this often, this many seconds apart.
 WRITE_TRIES, WRITE_PAUSE = 5, 1.0
 _DEVICE_API = "devices.kubeedge.io/v1beta1"

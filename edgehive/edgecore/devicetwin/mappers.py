@@ -130,7 +130,7 @@ class Mapper:
         """The oldest order; it stays in the queue, behind the others, while it fails."""
         key, order = next(iter(self._orders.items()))
         request = await self._prepare(order)
-        if next(iter(self._orders)) != key:
+        if next(iter(self._orders), None) != key:
             return  # its model came meanwhile and goes first
         try:
             if request is not None:
