@@ -3,6 +3,7 @@
 A stock cloudcore sends node jobs to our edge, and our cloudcore hears of devices and applications from a stock edge.
 """
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -50,13 +51,28 @@ def test_a_node_job_is_carried(whole: Pairing) -> None:
     if not whole.cast.stock_control_plane:
         pytest.skip("a site does not define node jobs yet")
     whole.apply(prepull(NODE))
+    # What KubeEdge's controller-manager writes, which does not run here.
+    begun = {"status": {"phase": "Init", "nodeStatus": [{"nodeName": NODE, "phase": "Pending"}]}}
+    whole.kubectl("patch", "imageprepulljob", "ahead", "--type=merge", "--subresource=status", "-p", json.dumps(begun))
+
+    def arrived() -> bool:
+        node = whole.get("imageprepulljob", "ahead")["status"]["nodeStatus"][0]
+        return bool(node["phase"] != "Pending" or dropped(whole))
+
     if whole.cast.stock_cloudcore:
-        whole.until("the job to be sent", lambda: whole.get("imageprepulljob", "ahead").get("status"))
+        whole.until("the job to arrive", arrived)
     for name in ("beside-1", "beside-2"):
         whole.apply(pod(name))
         whole.until_running(name, seconds=40)
         whole.delete_pods(name)
     whole.kubectl("delete", "imageprepulljob", "ahead")
+    assert len(dropped(whole)) <= 1, "what is dropped is said once"
+
+
+def dropped(pairing: Pairing) -> list[str]:
+    """What our edge says of a job it has no module for."""
+    lines = (pairing.hosts.data / "edgecore.log").read_text(errors="replace").splitlines()
+    return [line for line in lines if "dropped" in line and "imageprepulljob/ahead" in line]
 
 
 def test_modules_that_speak_to_nobody_disturb_nothing(whole: Pairing) -> None:
