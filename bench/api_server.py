@@ -2,10 +2,8 @@
 
 import asyncio
 import multiprocessing
-import os
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from bench.report import Figure, resident_mib
@@ -14,6 +12,7 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.http_client import HttpClient
 from edgehive.kube.kubeconfig import ClusterAccess
 from edgehive.testing.cluster import Cluster
+from edgehive.testing.fleet.meter import Meter
 
 GETS = 20_000
 CLIENTS = 16
@@ -47,11 +46,6 @@ def _server(pipe: Connection) -> None:
         asyncio.run(serve())
 
 
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def _config_map(name: str, size: int, number: int = 0) -> dict[str, Any]:
     data = {"n": str(number), "text": "x" * size}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": data}
@@ -69,9 +63,10 @@ async def _gets(client: HttpClient, pid: int) -> Figure:
             await client.get(CONFIG_MAPS, "one", "default")
 
     await get()
-    before = _cpu(pid)
+    meter = Meter(pid)
+    before = meter.cpu()
     await asyncio.gather(*(get() for _ in range(CLIENTS)))
-    return Figure("GET of a 3.9 KB object per CPU second", round(GETS / (_cpu(pid) - before)), "1/s")
+    return Figure("GET of a 3.9 KB object per CPU second", round(GETS / (meter.cpu() - before)), "1/s")
 
 
 async def _watches(client: HttpClient, pid: int) -> list[Figure]:
@@ -87,12 +82,13 @@ async def _watches(client: HttpClient, pid: int) -> list[Figure]:
     watchers = [spawn(watch(), name="watch") for _ in range(WATCHERS)]
     await asyncio.sleep(3)
     grown = (resident_mib(pid) - memory) * 1024 / WATCHERS
-    before, deadline = _cpu(pid), time.perf_counter() + 120
+    meter = Meter(pid)
+    before, deadline = meter.cpu(), time.perf_counter() + 120
     for number in range(CHANGES):
         await client.update(CONFIG_MAPS, _config_map("one", 3600, number + 1), "default")
     while seen < WATCHERS * CHANGES and time.perf_counter() < deadline:
         await asyncio.sleep(0.05)
-    spent = _cpu(pid) - before
+    spent = meter.cpu() - before
     await cancel_and_join(*watchers)
     return [
         Figure("memory per open watch", round(grown, 1), "KiB"),

@@ -6,7 +6,6 @@ make them. The cost counts cloudcore and the process that signs for it.
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import ssl
@@ -33,6 +32,7 @@ from edgehive.kube.client import Client
 from edgehive.kube.errors import NotFound
 from edgehive.kube.server.identity import MASTERS, User
 from edgehive.testing.cluster import Cluster
+from edgehive.testing.fleet.meter import Meter
 from edgehive.wire import join
 
 COUNT, AT_ONCE = 600, 8
@@ -87,9 +87,10 @@ async def _figures(cloud: Cloud, folder: Path) -> list[Figure]:
 
 async def _timed(cloud: Cloud, context: ssl.SSLContext, headers: dict[str, str]) -> tuple[float, float]:
     """Certificates a second, and milliseconds of the cloud's CPU for one."""
-    cpu, began = _cpu_seconds(cloud.pid), time.perf_counter()
+    meter = Meter(cloud.pid)
+    cpu, began = meter.cpu(), time.perf_counter()
     await _ask(cloud, COUNT, context, headers)
-    spent, took = _cpu_seconds(cloud.pid) - cpu, time.perf_counter() - began
+    spent, took = meter.cpu() - cpu, time.perf_counter() - began
     return COUNT / took, spent / COUNT * 1000
 
 
@@ -156,13 +157,3 @@ def _cloudcore(config: Path) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU a process and its children have used so far."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    total = 0
-    for one in (str(pid), *children):
-        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ import yaml
 
 from bench.report import RESULTS, Figure, at_most, write
 from edgehive.testing import stock
-from edgehive.testing.fleet.scenarios import Outcome, Phase
 from edgehive.testing.hosts import DemonstrationFailed, Host, Program, last_line
 from edgehive.testing.two_hosts import CLOUD, EDGE, PREFIX, cloudcore_config
 
@@ -33,7 +32,6 @@ PODS = 500
 PATIENCE = 120.0
 #: Whatever happens, a fleet ends by then.
 LIMIT = 3600.0
-_FIELDS = {field.name for field in fields(Phase)}
 _OURS = (sys.executable, "-m", "edgehive")
 
 
@@ -97,9 +95,7 @@ def _measure(who: str, size: int, real: bool) -> dict[str, Any]:
 
 
 def _figures(report: dict[str, Any], who: str, size: int) -> list[Figure]:
-    phases = [Phase(**{name: value for name, value in phase.items() if name in _FIELDS}) for phase in report["phases"]]
-    outcome = Outcome(report["nodes"], phases, report["idleCores"])
-    costs = {phase.name: outcome.cpu_per_unit(phase) or 0.0 for phase in phases}
+    costs = {phase["name"]: phase["cpuPerUnit"] or 0.0 for phase in report["phases"]}
     idle, memory = report["idleCores"], report["memory"]
     tail = f"({who}, {size} nodes)"
     rows: list[tuple[str, float, str, float | None]] = [

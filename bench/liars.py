@@ -17,9 +17,10 @@ from pathlib import Path
 from time import perf_counter
 
 from bench.own_cloud import OwnCloud, own_cloud
-from bench.report import Figure, quantile, resident_mib
+from bench.report import Figure, resident_mib
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.testing.fleet.fleet import Fleet
+from edgehive.testing.fleet.journal import quantile
 from edgehive.testing.fleet.meter import Meter
 from edgehive.testing.fleet.node import HollowNode
 

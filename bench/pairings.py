@@ -9,8 +9,9 @@ import shutil
 import sys
 import time
 
-from bench.report import Figure, quantile, resident_mib
+from bench.report import Figure, resident_mib
 from edgehive.testing import stock
+from edgehive.testing.fleet.journal import quantile
 from edgehive.testing.two_hosts import NODE, Cast, TwoHosts, two_hosts
 
 PODS = 20

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from bench.report import Figure, at_most, quantile
+from bench.report import Figure, at_most
 from edgehive.api.registry import NODES, OBJECT_SYNCS
 from edgehive.cloudcore.replicas.claims import claim_on
 from edgehive.edgecore.edgehub.edgehub import RECONNECT
@@ -25,6 +25,7 @@ from edgehive.kube.http_client import HttpClient
 from edgehive.kube.kubeconfig import load
 from edgehive.testing.cloud_processes import BALANCER, CloudProcesses, cloud_processes
 from edgehive.testing.fleet.fleet import Fleet, Plan
+from edgehive.testing.fleet.journal import quantile
 from edgehive.testing.fleet.node import HollowNode, Hub
 from edgehive.testing.fleet.workload import Workload, join_token
 from edgehive.testing.ports import free_port

@@ -1,7 +1,6 @@
 """A benchmark's figures: one JSON file each, one table for all. Figures are reported with their bar, met or not."""
 
 import json
-import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -26,12 +25,6 @@ class Figure:
 
 def at_most(name: str, value: float, unit: str, bar: float) -> Figure:
     return Figure(name, round(value, 4), unit, f"at most {bar:g} {unit}", value <= bar)
-
-
-def quantile(values: list[float], share: float) -> float:
-    """The value that `share` of all do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
 def resident_mib(pid: int) -> float:

@@ -16,13 +16,14 @@ import time
 from pathlib import Path
 
 from bench.pod_latency import latencies, pod
-from bench.report import Figure, at_most, quantile, resident_mib
+from bench.report import Figure, at_most, resident_mib
 from edgehive.api.core import Pod
 from edgehive.api.registry import PODS
 from edgehive.edgecore.edged.cri import CriClient
 from edgehive.edgesite.containerd import PrivateContainerd
 from edgehive.kube import kubeconfig
 from edgehive.kube.http_client import HttpClient
+from edgehive.testing.fleet.journal import quantile
 from edgehive.testing.hosts import below_shims
 
 LATENCY_PODS = 30

@@ -20,7 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench.report import Figure, at_most, quantile
+from bench.report import Figure, at_most
+from edgehive.testing.fleet.journal import quantile
 from edgehive.testing.streams import Answer
 
 SAMPLES = 1000

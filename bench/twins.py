@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.report import Figure, at_most, quantile, resident_mib
+from bench.report import Figure, at_most, resident_mib
+from edgehive.testing.fleet.journal import quantile
 from edgehive.testing.mqtt import Application, application, free_port, mosquitto
 
 ALONE = 500

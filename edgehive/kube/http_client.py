@@ -263,10 +263,6 @@ class HttpClient:
     async def get(self, resource: ApiResource, name: str, namespace: str = "", *, subresource: str = "") -> Document:
         return Document(await self._request("GET", _path_of_one(resource, namespace, name, subresource)))
 
-    async def get_raw(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
-        """Any GET path (`/version`, `/readyz`, discovery, logs) as it is answered."""
-        return await self._request("GET", path, query)
-
     async def list(
         self,
         resource: ApiResource,

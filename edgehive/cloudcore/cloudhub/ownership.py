@@ -15,12 +15,12 @@ from weakref import WeakSet
 
 import msgspec
 
-from edgehive.api.core import Lens
 from edgehive.api.document import Document
 from edgehive.api.registry import NODES, PODS
 from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.objectsync import DeliveryRecords
+from edgehive.cloudcore.placement import node_of
 from edgehive.cloudcore.replicas.claims import UNCLAIMED, Claim, annotations, claim_on
 from edgehive.kit.backoff import Backoff
 from edgehive.kube.client import PatchType
@@ -33,14 +33,6 @@ AT_ONCE = 8
 RETRY = Backoff(first=1.0, factor=2.0, limit=30.0, jitter=0.3)
 #: What a node sent on a connection it has left is read within this time; only later words prove that it is there.
 DRAIN_SECONDS = 1.0
-
-
-class _Spec(Lens, frozen=True):
-    node_name: str = ""
-
-
-class _Pod(Lens, frozen=True):
-    spec: _Spec = _Spec()
 
 
 @dataclass(slots=True)
@@ -93,7 +85,7 @@ class Ownership:
         if document is None:
             return None
         try:
-            return document.read(_Pod).spec.node_name
+            return node_of(document)
         except msgspec.ValidationError:
             return ""
 

@@ -242,9 +242,6 @@ class Sessions:
     def get(self, node: str) -> Session | None:
         return self._by_node.get(node)
 
-    def nodes(self) -> list[str]:
-        return list(self._by_node)
-
     def waiting(self) -> int:
         """Messages in all outboxes."""
         return sum(len(session.outbox) for session in self._by_node.values())

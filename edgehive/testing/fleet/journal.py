@@ -7,7 +7,7 @@ import asyncio
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -99,9 +99,10 @@ class Journal:
 
 
 def _quantiles(values: "array[float]") -> Quantiles:
+    return Quantiles(len(values), *(quantile(values, share) for share in (0.5, 0.99, 1.0)))
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value that `share` of all do not exceed (nearest rank)."""
     ordered = sorted(values)
-
-    def at(share: float) -> float:
-        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-    return Quantiles(len(ordered), at(0.5), at(0.99), ordered[-1])
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -24,7 +24,6 @@ class Round(Generic[T]):
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
-        self.calls = 0
 
     def add(self, member: T) -> None:
         """Its first call comes a whole period from now."""
@@ -57,5 +56,4 @@ class Round(Generic[T]):
         if self._paused:
             return
         for member in list(self._slots[self._slot]):
-            self.calls += 1
             self._call(member)

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TypeVar
 
 from edgehive.api.core import Pod, Secret
-from edgehive.api.registry import CONFIG_MAPS, LEASES, NODES, PODS, SECRETS
+from edgehive.api.registry import CONFIG_MAPS, LEASES, NODES, PODS, SECRETS, ApiResource
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.errors import NotFound
@@ -114,15 +114,17 @@ class Workload:
     async def clean(self, nodes: Sequence[str], advance: Advance) -> None:
         """Remove the run's pods and ConfigMaps, then the nodes and their leases."""
         selector = f"{objects.LABEL}={self._run}"
-        for resource in (PODS, CONFIG_MAPS):
-            found = await self._client.list(resource, objects.NAMESPACE, label_selector=selector)
+        found = [
+            (resource, item.meta.name)
+            for resource in (PODS, CONFIG_MAPS)
+            for item in (await self._client.list(resource, objects.NAMESPACE, label_selector=selector)).items
+        ]
 
-            async def remove(name: str, resource: object = resource) -> None:
-                kind = PODS if resource is PODS else CONFIG_MAPS
-                with contextlib.suppress(NotFound):
-                    await self._client.delete(kind, name, objects.NAMESPACE, grace_period_seconds=0)
+        async def remove(one: tuple[ApiResource, str]) -> None:
+            with contextlib.suppress(NotFound):
+                await self._client.delete(*one, objects.NAMESPACE, grace_period_seconds=0)
 
-            await each([item.meta.name for item in found.items], remove, self._at_once, advance)
+        await each(found, remove, self._at_once, advance)
 
         async def remove_node(name: str) -> None:
             with contextlib.suppress(NotFound):

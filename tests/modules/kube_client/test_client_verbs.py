@@ -182,9 +182,3 @@ async def test_over_http_a_wrong_token_is_unauthorized(cluster: Cluster):
     async with over_http(cluster, "wrong") as client:
         with pytest.raises(errors.Unauthorized):
             await client.list(PODS)
-
-
-async def test_over_http_version_and_health_are_read_raw(cluster: Cluster):
-    async with over_http(cluster) as client:
-        assert b"gitVersion" in await client.get_raw("/version")
-        assert await client.get_raw("/readyz") == b"ok"
