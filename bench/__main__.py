@@ -3,7 +3,21 @@
 import sys
 from collections.abc import Callable
 
-from bench import api_server, bus, certificates, fleet, halves, liars, pairings, replicas, site, streams
+from bench import (
+    api_server,
+    bus,
+    certificates,
+    delivery,
+    delivery_processes,
+    fleet,
+    halves,
+    liars,
+    pairings,
+    replicas,
+    simulation,
+    site,
+    streams,
+)
 from bench.report import Figure, show, write
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -17,6 +31,9 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "streams": streams.run,
     "replicas": replicas.run,
     "liars": liars.run,
+    "simulation": simulation.run,
+    "delivery": delivery.run,
+    "delivery-processes": delivery_processes.run,
 }
 
 
