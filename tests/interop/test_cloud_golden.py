@@ -1,8 +1,9 @@
 """The recorded Go edges speak again, this time to our cloud: whatever the Go cloud answered, ours answers too.
 
 The objects of the recordings do not exist here, so many answers are errors; their envelope is the recorded one. What
-the answers say in full is compared in tests/modules/edgecontroller/test_golden_requests.py. Device, rule and job
-messages have no module behind them yet: they must leave the session standing.
+the answers say in full is compared in tests/modules/edgecontroller/test_golden_requests.py. What
+is said of devices is compared in test_device_golden.py. Rule and job messages have no module behind them yet: they must
+leave the session standing.
 """
 
 import asyncio
