@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -185,9 +186,18 @@ class Share:
         return any(json.loads(json.loads(row[0])["content"])["status"]["message"] == str(version) for row in rows)
 
     async def _watch(self) -> None:
-        async for event in self._pair.client.watch(PODS, "default"):
-            status = event.object.to_dict().get("status") or {}
-            self._arrive(event.object.meta.name, self._seen, int(status.get("message") or 0))
+        """A watch that fell behind is ended by the server; what it missed is in the list."""
+        while True:
+            with suppress(ApiError):
+                found = await self._pair.client.list(PODS, "default")
+                for pod in found.items:
+                    self._came_up(pod)
+                async for event in self._pair.client.watch(PODS, "default", resource_version=found.resource_version):
+                    self._came_up(event.object)
+
+    def _came_up(self, pod: Document) -> None:
+        status = pod.to_dict().get("status") or {}
+        self._arrive(pod.meta.name, self._seen, int(status.get("message") or 0))
 
     # Both
 

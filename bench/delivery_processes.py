@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +137,22 @@ class Trial:
                 self.lost += 1
 
     async def _watch(self) -> None:
+        """A watch that fell behind is ended by the server; what it missed is in the list."""
         while True:
-            async for event in self._client.watch(PODS, "default"):
-                name = event.object.meta.name
-                number = int((event.object.to_dict().get("status") or {}).get("message") or 0)
-                self.disordered += number < self._returned[name]
-                self._returned[name] = max(number, self._returned[name])
-                self._turns[name].set()
+            with suppress(ApiError):
+                found = await self._client.list(PODS, "default")
+                for pod in found.items:
+                    self._came_back(pod)
+                async for event in self._client.watch(PODS, "default", resource_version=found.resource_version):
+                    self._came_back(event.object)
+
+    def _came_back(self, pod: Document) -> None:
+        name = pod.meta.name
+        number = int((pod.to_dict().get("status") or {}).get("message") or 0)
+        self.disordered += number < self._returned[name]
+        self._returned[name] = max(number, self._returned[name])
+        if name in self._turns:
+            self._turns[name].set()
 
     # Disasters
 
