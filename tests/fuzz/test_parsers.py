@@ -5,15 +5,19 @@ same (profile "ci"); for a longer hunt see `tests/fuzz/conftest.py`.
 """
 
 import base64
+import ipaddress
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +41,31 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CA = tls.self_signed_ca("KubeEdge", NOW, timedelta(days=1000))
 NODE = tls.issue(CA, common_name="system:node:n1", organizations=["system:nodes"], now=NOW, lifetime=timedelta(days=1))
 CSR = tls.request(tls.new_key(), "system:node:n1", ["system:nodes"])
+
+
+def csr_for(names: Sequence[str]) -> bytes:
+    """A request for these DNS names and addresses, DER."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([general_name(it) for it in names]), critical=False)
+    signed = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.DER)
+
+
+def general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def wrapped(der: bytes) -> bytes:
+    """A request as PEM."""
+    text = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE REQUEST-----\n" + text + b"-----END CERTIFICATE REQUEST-----\n"
+
+
+NAMED_CSR = csr_for(["127.0.0.1", "::1"])
 TOKEN = join.make_token(CA.certificate, CA.key, NOW + timedelta(hours=1))
 CHALLENGE = join.make_challenge("n1", "nonce", CA.key, NOW)
 
@@ -203,6 +232,9 @@ PARSERS: dict[str, Parser] = {
         lambda data: certificate_requests.is_request_of(data, "n1"),
         (),
         [b"-----BEGIN CERTIFICATE REQUEST-----\nMIIBADCB\n-----END CERTIFICATE REQUEST-----\n"],
+    ),
+    "addresses of a request": Parser(
+        lambda data: certificate_requests.addresses(data), (ValueError,), [wrapped(CSR), wrapped(NAMED_CSR)], len
     ),
     "subject of a request": Parser(
         lambda data: certificate_requests._subject(data), (ValueError, IndexError), [CSR], length
@@ -404,6 +436,16 @@ def test_a_request_is_one_node_s_or_nobody_s(node: str, other: str) -> None:
         csr = tls.request(tls.new_key(), f"system:node:{node}", ["system:nodes"])
     except ValueError:
         return
-    pem = b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(csr) + b"-----END CERTIFICATE REQUEST-----\n"
-    assert certificate_requests.is_request_of(pem, node)
-    assert certificate_requests.is_request_of(pem, other) == (node == other)
+    assert certificate_requests.is_request_of(wrapped(csr), node)
+    assert certificate_requests.is_request_of(wrapped(csr), other) == (node == other)
+
+
+@given(st.lists(st.ip_addresses().map(str), max_size=4), st.sampled_from(["", "api.example.com"]))
+def test_a_request_s_addresses_are_those_the_signer_will_name(addresses: list[str], host: str) -> None:
+    """The small reader and the library agree, and a name that is no address is never passed over."""
+    pem = wrapped(csr_for([*addresses, *([host] if host else [])]))
+    if host:
+        with pytest.raises(ValueError, match="no IP address"):
+            certificate_requests.addresses(pem)
+    else:
+        assert [str(address) for address in certificate_requests.addresses(pem)] == addresses
