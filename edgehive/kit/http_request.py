@@ -110,4 +110,6 @@ def answer(
 
 def _one_line(value: str) -> str:
     """A sentence may quote what somebody sent."""
+    if value.isprintable():
+        return value
     return "".join(letter if letter.isprintable() else "?" for letter in value)

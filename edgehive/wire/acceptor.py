@@ -24,6 +24,13 @@ class Acceptor:
     def open(self) -> bool:
         return self._line is not None
 
+    def offer_now(self, link: Link) -> bool:
+        """Put a link in line if there is room at once; whether there was."""
+        if self._line is None or len(self._line) >= self._backlog:
+            return False
+        self._line.put_nowait(link)
+        return True
+
     async def offer(self, link: Link) -> None:
         """Put a link in line, waiting for room; raises LinkClosed (and closes it) when nobody accepts."""
         if self._line is None:

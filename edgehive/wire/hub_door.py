@@ -116,9 +116,10 @@ class HubDoor:
             links=self._links,
             lost=lost,
         )
-        offer = spawn(self._offer(link), name=f"link of {peer.node}")
-        self._offers.add(offer)
-        offer.add_done_callback(self._offers.discard)
+        if not self.acceptor.offer_now(link):
+            offer = spawn(self._offer(link), name=f"link of {peer.node}")
+            self._offers.add(offer)
+            offer.add_done_callback(self._offers.discard)
         return link
 
     async def _offer(self, link: HubLink) -> None:
