@@ -5,6 +5,7 @@ Issue 4, "Several cloudcores".
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from edgehive.kit.keypair import KeyPair
 from edgehive.kit.ssl_contexts import client_context
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
+from edgehive.kube.http_client import HttpClient
+from edgehive.kube.kubeconfig import load
 from edgehive.testing.cloud_processes import BALANCER, CloudProcesses, cloud_processes
 from edgehive.testing.cluster import Cluster
 from edgehive.testing.fleet.fleet import Fleet, Plan
@@ -124,13 +127,26 @@ class Trial:
 
 
 @asynccontextmanager
+async def api_server() -> AsyncIterator[tuple[Client, dict[str, str]]]:
+    """Ours, or the one whose kubeconfig EDGEHIVE_TRIAL_KUBECONFIG names; and the section kubeAPIConfig for it."""
+    if kubeconfig := os.environ.get("EDGEHIVE_TRIAL_KUBECONFIG"):
+        async with HttpClient(load(kubeconfig)) as client:
+            yield client, {"kubeConfig": kubeconfig}
+    else:
+        async with Cluster(clock=SystemClock()) as cluster, cluster.serve() as url:
+            yield cluster.client(), {"master": url}
+
+
+@asynccontextmanager
 async def trial(folder: Path) -> AsyncIterator[Trial]:
-    async with Cluster(clock=SystemClock()) as cluster, cluster.serve() as url:
-        client = cluster.client()
-        async with cloud_processes(folder, {"master": url}) as cloud:
-            data = (await client.get(SECRETS, "casecret", "kubeedge")).read(Secret).data or {}
-            ca = KeyPair(data["cadata"], data["cakeydata"])
+    async with api_server() as (client, section), cloud_processes(folder, section) as cloud:
+        data = (await client.get(SECRETS, "casecret", "kubeedge")).read(Secret).data or {}
+        ca = KeyPair(data["cadata"], data["cakeydata"])
+        try:
             yield Trial(client, cloud, await join_token(client), ca, folder)
+        finally:
+            for node in (await client.list(NODES)).items:
+                await client.delete(NODES, node.meta.name)
 
 
 async def until_it_answers(it: Trial, address: str) -> bytes:
