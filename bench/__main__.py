@@ -1,5 +1,9 @@
-"""`python -m bench [name …]`: run benchmarks, write bench/results/<name>.json, print a table."""
+"""`python -m bench [name …] [--minutes N]`: run benchmarks, write bench/results/<name>.json, print a table.
 
+Soaking takes half an hour and is run by its name only; `--minutes` shortens it.
+"""
+
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -16,10 +20,13 @@ from bench import (
     replicas,
     simulation,
     site,
+    soak,
     streams,
+    twins,
 )
 from bench.report import Figure, show, write
 
+SOAK = "soak"
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "bus": bus.run,
     "api-server": api_server.run,
@@ -29,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "certificates": certificates.run,
     "fleet": fleet.run,
     "streams": streams.run,
+    "twins": twins.run,
     "replicas": replicas.run,
     "liars": liars.run,
     "simulation": simulation.run,
@@ -37,14 +45,17 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
 }
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        print(f"no benchmark named {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
-    for name in names or BENCHMARKS:
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("names", nargs="*", metavar="name")
+    parser.add_argument("--minutes", type=float, default=soak.MINUTES, help="how long to soak")
+    asked = parser.parse_args(words)
+    known = (*BENCHMARKS, SOAK)
+    if unknown := [name for name in asked.names if name not in known]:
+        parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in asked.names or BENCHMARKS:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        figures = BENCHMARKS[name]()
+        figures = soak.run(asked.minutes) if name == SOAK else BENCHMARKS[name]()
         write(name, figures)
         show(name, figures)
     return 0

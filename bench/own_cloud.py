@@ -26,7 +26,7 @@ from edgehive.testing.ports import free_ports, listens
 from edgehive.wire import join
 
 _COMMAND = (sys.executable, "-m", "edgehive")
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class CloudFailed(Exception):
