@@ -27,13 +27,13 @@ from edgehive.beehive.message import Message
 from edgehive.cloudcore import certificate_requests
 from edgehive.cloudcore.cloudhub import authz, content_rules, dispatch, questions, signing
 from edgehive.edgecore.edgehub import inbound, outbound
-from edgehive.kit import config, tls
+from edgehive.kit import config, http_request, tls
 from edgehive.kit.config import ConfigError
 from edgehive.kit.json_depth import depth_exceeds
 from edgehive.kube import patch, selectors
 from edgehive.kube.errors import ApiError
 from edgehive.kube.server import bodies, protobuf, urls
-from edgehive.wire import codec, inventory, join, payloads, resource, tunnel
+from edgehive.wire import codec, frames, inventory, join, payloads, resource, tunnel
 from edgehive.wire.link import JoinRefused, ProtocolError
 from edgehive.wire.resource import Resource
 
@@ -88,6 +88,16 @@ class Parser:
 def text(data: bytes) -> str:
     """As aiohttp gives headers: any bytes."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def frame_of(data: bytes) -> bytes:
+    found = frames.find(data, 0, codec.MAX_FRAME, masked=True)
+    return frames.unmasked(data, found) if found is not None else b""
+
+
+def request_head(data: bytes) -> http_request.Head | None:
+    end = http_request.find_end(data)
+    return http_request.parse_head(data[:end]) if end else None
 
 
 def message(content: bytes, *, operation: str = "update", path: str = "default/pod/web") -> Message:
@@ -204,6 +214,14 @@ modules:
 
 PARSERS: dict[str, Parser] = {
     "hub frame": Parser(codec.decode, (ProtocolError,), [FRAME, GO_FRAME], lambda it: len(codec.encode(it))),
+    "WebSocket frame of a client": Parser(
+        lambda data: frame_of(data), (frames.BrokenFrame,), [frames.client_frame(frames.TEXT, FRAME)], len
+    ),
+    "head of a request": Parser(
+        lambda data: request_head(data),
+        (http_request.BadRequest,),
+        [b"GET /p/n1/events HTTP/1.1\r\nHost: h\r\nnode_id: n1\r\nContent-Length: 7\r\n\r\nbody"],
+    ),
     "depth": Parser(lambda data: depth_exceeds(data, 200), (), [b'{"a":[{"b":"\\"]"}]}']),
     "tunnel frame": Parser(tunnel.decode, (ProtocolError,), [tunnel.encode(300, 3, b"data"), tunnel.encode(1, 8)]),
     "tunnel connect": Parser(
