@@ -23,7 +23,7 @@ def cloud(site: EdgeSite) -> cloudcore.CloudCore:  # noqa: ARG001 - the same sea
 
 
 def edge(site: EdgeSite, layout: Layout, node_ip: str, endpoint: str) -> edgecore.EdgeCore:
-    """edgecore with everything below the site's data folder; MQTT and devices are not part of a site yet."""
+    """edgecore with everything below the site's data folder; MQTT is no part of a site, devices speak DMI."""
     folder = layout.edge
     kubelet = edgecore.TailoredKubeletConfig(
         read_only_port=site.kubelet_port,
@@ -47,7 +47,7 @@ def edge(site: EdgeSite, layout: Layout, node_ip: str, endpoint: str) -> edgecor
         # The link is a queue in this process: a pace made for radio links would only delay pods.
         edge_hub=edgecore.EdgeHub(message_qps=2000, message_burst=4000),
         event_bus=edgecore.EventBus(enable=False),
-        device_twin=edgecore.DeviceTwin(enable=False),
+        device_twin=edgecore.DeviceTwin(dmi_sock_path=str(folder)),
     )
     database = edgecore.Database(data_source=str(folder / "edgecore.db"))
     return edgecore.EdgeCore(database=database, modules=modules)
