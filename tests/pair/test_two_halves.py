@@ -123,7 +123,7 @@ async def test_the_second_connection_of_a_node_wins_and_the_first_ones_end_harms
         assert len(wire.links) == 2
 
 
-async def test_an_empty_list_and_an_object_without_kind_change_nothing(tmp_path: Path) -> None:
+async def test_an_empty_list_changes_nothing_and_an_object_without_kind_is_what_its_path_says(tmp_path: Path) -> None:
     """The cloud's side is played: no cloud of ours says such things."""
     here, there = pair(Peer(node=""), Peer(node=NODE))
 
@@ -137,7 +137,7 @@ async def test_an_empty_list_and_an_object_without_kind_change_nothing(tmp_path:
         "spec": {"nodeName": NODE, "containers": [{"name": "c", "image": "i"}]},
     }
     nameless = {key: value for key, value in pod.items() if key not in ("kind", "apiVersion")}
-    nameless["metadata"] = {**pod["metadata"], "resourceVersion": "9", "labels": {"broken": "yes"}}
+    nameless["metadata"] = {**pod["metadata"], "resourceVersion": "8", "labels": {"bare": "yes"}}
     async with joined(dial, tmp_path / "edgecore.db") as edge:
         assert (await _ask(there, "insert", "default/pod/web", pod)).content_bytes() == b"OK"
         for content in ([], {}, None, {"kind": "PodList", "apiVersion": "v1", "items": []}):
@@ -146,12 +146,13 @@ async def test_an_empty_list_and_an_object_without_kind_change_nothing(tmp_path:
         for operation in ("insert", "update"):
             await there.send(_message(operation, "default/pod/web", nameless))
             await there.send(_message(operation, "default/pod/other", nameless))
-        newer = {**pod, "metadata": {**pod["metadata"], "resourceVersion": "8", "labels": {"whole": "yes"}}}
+        newer = {**pod, "metadata": {**pod["metadata"], "resourceVersion": "9", "labels": {"whole": "yes"}}}
         assert (await _ask(there, "update", "default/pod/web", newer)).content_bytes() == b"OK"
         assert await edge.pods() == {"web"}
         (stored,) = await edge.store.all_of("pod")
         assert (stored.kind, stored.meta.labels) == ("Pod", {"whole": "yes"})
-        await eventually(lambda: _told(edge, [("insert", "default/pod/web"), ("update", "default/pod/web")]))
+        told = [(operation, "default/pod/web") for operation in ("insert", "insert", "update")]
+        await eventually(lambda: _told(edge, told))
     await there.close()
 
 
