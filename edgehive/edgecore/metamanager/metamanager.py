@@ -216,7 +216,8 @@ class MetaManager:
         uid = envelope.deleted_uid(bytes(message.content))
         if not uid:
             return  # it means no life that is known here
-        self._ended[uid] = None
+        if resource.type not in onward.COME_AND_GO:
+            self._ended[uid] = None
         if len(self._ended) > ENDED_LIMIT:
             self._ended.popitem(last=False)
         removed = await self._store.remove(resource, uid) or self._unmourned.get(uid)

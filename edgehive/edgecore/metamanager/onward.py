@@ -74,6 +74,8 @@ CLOUD_SOURCES = frozenset(
     }
 )
 _DEVICES = frozenset({ResourceType.DEVICE, ResourceType.DEVICE_MODEL})
+#: wire: they are deleted from a node that no longer needs them while they live on, and come back under the same uid.
+COME_AND_GO = _DEVICES
 _TOLD_TO_EDGED = frozenset({ResourceType.POD, ResourceType.CONFIG_MAP, ResourceType.SECRET})
 
 _CALL = Onward(keep=Keep.ANSWER, ask=Ask.CLOUD)

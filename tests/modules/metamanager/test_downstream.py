@@ -194,3 +194,13 @@ async def test_what_its_own_deletion_has_overtaken_does_not_come_back(node, pod)
     # Another life of that name is another pod.
     await node.push("insert", "default/pod/web", pod(uid="u2", version=13))
     assert (await node.told()).read(dict)["metadata"]["uid"] == "u2"
+
+
+async def test_a_device_model_that_left_the_node_comes_back_under_its_uid(node):
+    """A Go cloud deletes a model from a node with its last device there, and sends it again with the next."""
+    path = "default/devicemodel/m"
+    model = {"metadata": {"name": "m", "namespace": "default", "uid": "m1", "resourceVersion": "5"}, "spec": {}}
+    for operation in ("insert", "delete", "insert"):
+        await node.push(operation, path, model, source="devicecontroller")
+    await node.hub.wait_for("response", path, 3)
+    assert (await node.store.get(path)).meta.uid == "m1"
