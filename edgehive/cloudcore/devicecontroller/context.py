@@ -10,6 +10,7 @@ from edgehive.cloudcore.devicecontroller.device_faults import faults_of
 from edgehive.cloudcore.devicecontroller.status_writer import News, StatusWriter
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.cloudcore.placement import BY_MODEL, BY_NODE, model_key
+from edgehive.cloudcore.replicas.standing import Standing
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kube.informer import Informer
 from edgehive.wire.devices import DeviceId
@@ -30,6 +31,8 @@ class DeviceContext:
     statuses: StatusWriter
     conditions: Conditions
     clock: Clock
+    #: Of several cloudcores the leader makes statuses and judges devices.
+    standing: Standing
     #: Devices that are told as soon as their node has confirmed that it lost them, or their model, before.
     held_back: "set[DeviceId]" = field(default_factory=set)
 
@@ -69,10 +72,13 @@ class DeviceContext:
         return self.records.version(node, document.meta.namespace, document.meta.uid) is None
 
     def ensure_status(self, device: Document) -> None:
-        self.statuses.add(DeviceId(device.meta.namespace, device.meta.name), News())
+        if self.standing.leads:
+            self.statuses.add(DeviceId(device.meta.namespace, device.meta.name), News())
 
     def judge(self, document: Document, device: Device | None = None) -> None:
         """Say on the device whether its node is told of it and what is wrong with it."""
+        if not self.standing.leads:
+            return
         device = device or document.read(Device)
         model = self.model_of(document)
         self.conditions.find(document, self._finding(device, model))

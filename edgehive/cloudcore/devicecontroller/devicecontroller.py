@@ -36,6 +36,8 @@ FLOW_FILES = (devices, models)
 
 #: How often it is looked whether a device that was held back can be told.
 HELD_BACK_SECONDS = 1.0
+#: How often a cloudcore looks whether it leads.
+TAKE_OVER_SECONDS = 5.0
 
 
 class DeviceController:
@@ -76,6 +78,7 @@ class DeviceController:
             group.create_task(confirmations.run(), name="confirmations")
             group.create_task(context.statuses.run(), name="device statuses")
             group.create_task(context.conditions.run(), name="conditions of devices")
+            group.create_task(_take_over(context), name="judge devices as leader")
             group.create_task(_tell_held_back(context, engine), name="devices held back")
             await engine.run(self._mailbox, ready, self._reports.take)
 
@@ -84,7 +87,16 @@ class DeviceController:
         conditions = Conditions(client, clock, recorder, find_device=self._find)
         statuses = StatusWriter(client, find=self._find, confirm=self._confirm, refuse=self._refuse)
         self._conditions = conditions
-        return DeviceContext(self._devices, self._models, self._nodes, self._records, statuses, conditions, clock)
+        return DeviceContext(
+            self._devices,
+            self._models,
+            self._nodes,
+            self._records,
+            statuses,
+            conditions,
+            clock,
+            self._deps.standing,
+        )
 
     def _find(self, device: DeviceId) -> Document | None:
         return self._devices.get(device.name, device.namespace)
@@ -97,6 +109,18 @@ class DeviceController:
         document = self._find(device)
         if document is not None:
             self._conditions.find(document, refusal_finding(text))
+
+
+async def _take_over(context: DeviceContext) -> None:
+    """Whoever becomes leader sees to what the leader before may have missed."""
+    led = context.standing.leads
+    while not context.standing.alone:
+        await asyncio.sleep(TAKE_OVER_SECONDS)
+        if context.standing.leads and not led:
+            for device in context.devices.items():
+                context.ensure_status(device)
+                context.judge(device)
+        led = context.standing.leads
 
 
 async def _tell_held_back(context: DeviceContext, engine: FlowEngine[DeviceContext]) -> None:
