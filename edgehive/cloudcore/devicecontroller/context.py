@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from edgehive.api.devices import Device, DeviceModel
 from edgehive.api.document import Document
 from edgehive.cloudcore.devicecontroller.conditions import Conditions, ConditionType, Finding
+from edgehive.cloudcore.devicecontroller.desired_values import DesiredValues
 from edgehive.cloudcore.devicecontroller.device_faults import faults_of
 from edgehive.cloudcore.devicecontroller.status_writer import News, StatusWriter
 from edgehive.cloudcore.objectsync import DeliveryRecords
@@ -30,6 +31,7 @@ class DeviceContext:
     records: DeliveryRecords
     statuses: StatusWriter
     conditions: Conditions
+    desired: DesiredValues
     clock: Clock
     #: Of several cloudcores the leader makes statuses and judges devices.
     standing: Standing

@@ -18,6 +18,7 @@ from edgehive.cloudcore.devicecontroller import devices, models
 from edgehive.cloudcore.devicecontroller.conditions import Conditions
 from edgehive.cloudcore.devicecontroller.confirmations import Confirmations
 from edgehive.cloudcore.devicecontroller.context import DeviceContext
+from edgehive.cloudcore.devicecontroller.desired_values import DesiredValues
 from edgehive.cloudcore.devicecontroller.reports import Reports, refusal_finding
 from edgehive.cloudcore.devicecontroller.status_writer import StatusWriter
 from edgehive.cloudcore.flows import FlowEngine, flows_of
@@ -85,7 +86,10 @@ class DeviceController:
     def _context(self, recorder: Recorder) -> DeviceContext:
         client, clock = self._deps.client, self._deps.clock
         conditions = Conditions(client, clock, recorder, find_device=self._find)
-        statuses = StatusWriter(client, find=self._find, confirm=self._confirm, refuse=self._refuse)
+        desired = DesiredValues(client, conditions)
+        statuses = StatusWriter(
+            client, find=self._find, confirm=self._confirm, agree=desired.agree, refuse=self._refuse
+        )
         self._conditions = conditions
         return DeviceContext(
             self._devices,
@@ -94,6 +98,7 @@ class DeviceController:
             self._records,
             statuses,
             conditions,
+            desired,
             clock,
             self._deps.standing,
         )
@@ -101,8 +106,8 @@ class DeviceController:
     def _find(self, device: DeviceId) -> Document | None:
         return self._devices.get(device.name, device.namespace)
 
-    def _confirm(self, report: Message) -> None:
-        self._reports.confirm(report)
+    def _confirm(self, report: Message, version: str) -> None:
+        self._reports.confirm(report, version)
 
     def _refuse(self, device: DeviceId, text: str) -> None:
         log.warning("device %s: %s", device, text)

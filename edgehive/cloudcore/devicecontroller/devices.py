@@ -39,6 +39,7 @@ def devices_down(change: Change, context: DeviceContext) -> Iterator[Result]:
     if new is None:
         yield from _leave(change.document, node_of(change.document), context)
         context.statuses.forget(DeviceId(*change.key))
+        context.desired.forget(change.document)
         return
     device = new.read(Device)
     node = device.spec.node_name
@@ -52,6 +53,7 @@ def devices_down(change: Change, context: DeviceContext) -> Iterator[Result]:
         return
     else:
         yield from _change(old, new, node, context)
+        context.desired.settle(new)
     context.judge(new, device)
 
 

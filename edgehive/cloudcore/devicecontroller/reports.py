@@ -20,6 +20,7 @@ from edgehive.beehive.message import Message
 from edgehive.cloudcore.devicecontroller.conditions import ConditionType, Finding
 from edgehive.cloudcore.devicecontroller.confirmations import Confirmations
 from edgehive.cloudcore.devicecontroller.context import FAULTS_SHOWN, DeviceContext
+from edgehive.cloudcore.devicecontroller.desired_values import conflicts_of, wishes_of
 from edgehive.cloudcore.devicecontroller.device_faults import VALUE_LIMIT, value_fault
 from edgehive.cloudcore.devicecontroller.devices import member_of
 from edgehive.cloudcore.devicecontroller.status_writer import News
@@ -90,10 +91,10 @@ class Reports:
         else:
             self._judge(report, device, message)
 
-    def confirm(self, message: Message) -> None:
-        """Tell the edge that a report needs no repetition."""
+    def confirm(self, message: Message, version: str = "") -> None:
+        """Tell the edge that a report needs no repetition; edges of ours hear against which Device it was held."""
         node, _ = paths.strip_node(message.route.resource)
-        version = message.header.resourceversion
+        version = message.header.resourceversion and version
         answer = wire.confirmation(message, timestamp=self._context.now(), resource_version=version)
         self._confirmations.add(node, answer.with_route(resource=paths.add_node(node, Path.TWIN)))
 
@@ -115,7 +116,7 @@ class Reports:
             else:
                 update = wire.read(message, TwinUpdate)
                 uid = update.uid or ""
-                news = News(self._values(report.device, device, update))
+                news = self._news(report.device, device, update)
         except (msgspec.MsgspecError, UnicodeError, ValueError) as error:
             said = f"node {report.node}: the report of device {report.device} cannot be read: {error}"
             self._refuse(message, report.node, "malformed", said, about=f"{report.node} {report.device}")
@@ -128,6 +129,14 @@ class Reports:
         kept = Message(message.header, message.route).with_header(resourceversion=version)
         news.reports[message.id] = kept
         self._context.statuses.add(report.device, news)
+
+    def _news(self, id: DeviceId, device: Document, update: TwinUpdate) -> News:
+        twins, properties = update.twin or {}, self._known(id, device).properties
+        values = self._values(id, device, update)
+        # Only an edge of ours, which says of which life it speaks, may ask for a change of the Device.
+        if not update.uid:
+            return News(values)
+        return News(values, wishes=wishes_of(twins, properties), conflicts=conflicts_of(twins, properties))
 
     def _values(self, id: DeviceId, device: Document, update: TwinUpdate) -> dict[Slot, Value]:
         """The values of a report; what is wrong with them is said on the device, and they count all the same."""

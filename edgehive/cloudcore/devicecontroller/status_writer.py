@@ -11,7 +11,7 @@ Go: cloud/pkg/devicecontroller/controller/upstream.go
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,9 @@ from edgehive.api.devices import Device
 from edgehive.api.document import Document
 from edgehive.api.registry import DEVICE_STATUSES, DEVICES
 from edgehive.beehive.message import Message
+from edgehive.cloudcore.devicecontroller.desired_values import Wish
 from edgehive.cloudcore.devicecontroller.twin_news import (
+    OBSERVED_DESIRED,
     Json,
     Mark,
     Slot,
@@ -34,6 +36,7 @@ from edgehive.cloudcore.devicecontroller.twin_news import (
 from edgehive.kit.backoff import Backoff
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, Invalid, NotFound, RequestTooLarge
+from edgehive.wire.devices import Conflict as DesiredConflict
 from edgehive.wire.devices import DeviceId, DeviceState
 
 log = logging.getLogger("edgehive.devicecontroller")
@@ -58,6 +61,9 @@ class News:
     state: DeviceState | None = None
     state_at: int = 0
     reports: dict[str, Message] = field(default_factory=dict)
+    #: What the edge desires by itself, and what lost against the other side's.
+    wishes: dict[str, Wish] = field(default_factory=dict)
+    conflicts: dict[str, DesiredConflict] = field(default_factory=dict)
 
     def add(self, later: "News") -> None:
         """Merge what came later; what was overtaken on the way stays out."""
@@ -67,6 +73,12 @@ class News:
                 self.values[slot] = value
         if later.state is not None and later.state_at >= self.state_at:
             self.state, self.state_at = later.state, later.state_at
+        # Of a property whose desired value came again, the older wish is void.
+        for name, kind in later.values:
+            if kind == OBSERVED_DESIRED:
+                self.wishes.pop(name, None)
+        self.wishes |= later.wishes
+        self.conflicts |= later.conflicts
         self.reports.update(later.reports)
         while len(self.reports) > REMEMBERED:
             del self.reports[next(iter(self.reports))]
@@ -99,19 +111,24 @@ class _Held:
 
 
 class StatusWriter:
-    """`run` it; `add` returns at once. `find` gives the device as it is, `confirm` tells the edge."""
+    """`run` it; `add` returns at once.
+
+    `find` gives a device as it is, `agree` takes desired values into it, `confirm` and `refuse` tell of the end.
+    """
 
     def __init__(
         self,
         client: Client,
         *,
         find: Callable[[DeviceId], Document | None],
-        confirm: Callable[[Message], None],
+        confirm: Callable[[Message, str], None],
+        agree: Callable[[Document, Mapping[str, Wish], Mapping[str, DesiredConflict]], Awaitable[str]],
         refuse: Callable[[DeviceId, str], None],
     ) -> None:
         self._client = client
         self._find = find
         self._confirm = confirm
+        self._agree = agree
         self._refuse = refuse
         self._held: dict[DeviceId, _Held] = {}
         self._waiting: dict[DeviceId, News] = {}
@@ -192,9 +209,10 @@ class StatusWriter:
 
     async def _settle(self, device: DeviceId, news: News) -> float:
         """Write and confirm, or keep for later; returns how long the device is left alone."""
+        version = ""
         try:
             async with asyncio.timeout(WRITE_SECONDS):
-                await self._write(device, news)
+                version = await self._write(device, news)
         except _REFUSED as error:
             self._held.pop(device, None)
             self._refuse(device, f"its DeviceStatus is refused: {error}")
@@ -202,7 +220,7 @@ class StatusWriter:
             return self._keep(device, news, error)
         self._failures.pop(device, None)
         for report in news.reports.values():
-            self._confirm(report)
+            self._confirm(report, version)
         return SPACING_SECONDS
 
     def _keep(self, device: DeviceId, news: News, error: ApiError | TimeoutError) -> float:
@@ -213,17 +231,18 @@ class StatusWriter:
         log.log(level, "the status of device %s is written later: %s", device, error or "no answer in time")
         return self._backoff.delay(failures - 1)
 
-    async def _write(self, device: DeviceId, news: News) -> None:
+    async def _write(self, device: DeviceId, news: News) -> str:
+        """Gives the version of the Device the news were held against, "" when it is gone."""
         for _ in range(ATTEMPTS):
             document = self._find(device)
             if document is None:
-                return
+                return ""
             held = self._held.get(device)
             try:
                 if held is None or held.owner not in ("", document.meta.uid):
                     held = self._held[device] = await self._obtain(document)
                 await self._patch(device, document, held, news)
-                return
+                return await self._agree(document, news.wishes, news.conflicts)
             except (NotFound, Conflict):
                 # Deleted or written by somebody else: it is read again, and made where it is not.
                 self._held.pop(device, None)
