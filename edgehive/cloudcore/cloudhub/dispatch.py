@@ -127,6 +127,8 @@ class Downstream:
         self._deliver(node, session, message)
 
     def _deliver(self, node: str, session: Session | None, message: Message) -> None:
+        if session is None and not self._owns(node):
+            return
         try:
             ref = object_ref(message)
         except ValueError as error:
@@ -146,8 +148,6 @@ class Downstream:
             self._push(node, session, parcel, ref)
 
     def _push(self, node: str, session: Session | None, parcel: Parcel, ref: ObjectRef) -> None:
-        if session is None and not self._owns(node):
-            return
         known = self._records.version(node, ref.namespace, ref.uid)
         if known is not None and known >= parcel.version:
             return
