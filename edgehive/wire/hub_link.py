@@ -156,7 +156,8 @@ class HubLink(asyncio.Protocol):
             if self._closing:
                 raise LinkClosed("the link is closed")
             if self._end is not None:
-                raise self._end
+                # A new one each time: one that is kept, with where it was raised, would keep link and connection.
+                raise type(self._end)(*self._end.args)
             self._reader = self._loop.create_future()
             try:
                 await self._reader
