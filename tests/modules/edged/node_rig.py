@@ -13,7 +13,6 @@ from edgehive.api.registry import EVENTS, PODS, ApiResource
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.message import Message
 from edgehive.edgecore.edged.edged import Edged
-from edgehive.kit.clock import Clock
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import DocumentList
 from edgehive.kube.errors import NotFound, Unreachable
@@ -62,7 +61,7 @@ class Flaky:
 class Rig:
     """One node."""
 
-    def __init__(self, cluster: Cluster, root: Path, clock: Clock, **settings: Any) -> None:
+    def __init__(self, cluster: Cluster, root: Path, clock: LoopClock, **settings: Any) -> None:
         self.api = cluster.client()
         self.client = Flaky(self.api)
         self.clock = clock

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,14 @@ async def test_a_pod_that_writes_more_than_its_limit_ends_and_its_neighbour_stay
     assert "DisruptionTarget" not in {item["type"] for item in status["conditions"]}
     await rig.after(300)
     assert len(rig.runtime.running()) == 1
+
+
+async def test_pressure_ends_in_time_though_the_clock_was_set_back(rig: Rig, computer: Machine) -> None:
+    await rig.boot()
+    computer.memory = 60 * MIB
+    await rig.after(25)
+    assert (await conditions(rig))["MemoryPressure"] == "True"
+    computer.memory = 900 * MIB
+    rig.clock.offset -= timedelta(days=30)
+    await rig.after(6 * 60)
+    assert (await conditions(rig))["MemoryPressure"] == "False"

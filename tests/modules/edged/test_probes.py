@@ -1,6 +1,7 @@
 """Probes: who is restarted, when, and what the pod's status and events say of it."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,14 @@ async def test_probes_of_a_terminating_pod_are_over(rig: Rig) -> None:
 
 def ready(status: dict[str, Any]) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in status["conditions"])
+
+
+async def test_probes_begin_in_time_though_the_clock_was_set_back(rig: Rig) -> None:
+    async with rig.running():
+        await rig.start("web", containers=probed(readiness={"periodSeconds": 1, "initialDelaySeconds": 5}))
+    rig.clock.offset -= timedelta(days=30)
+    answering(rig, readiness=False)
+    async with rig.running():
+        await rig.after(20)
+        status = await rig.until("web", lambda told: not first(told)["ready"])
+        assert first(status)["restartCount"] == 0

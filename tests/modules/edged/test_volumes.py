@@ -1,5 +1,6 @@
 """Volumes on disk: atomic files, modes, items, tokens that outlive the cloud, and hostPath checks."""
 
+import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -118,6 +119,22 @@ async def test_tokens_are_renewed_at_80_percent_and_kept_when_that_fails(
     assert token.read_text() == "token-2"
     api.connected = False
     clock.set(NOW + timedelta(days=30))
+    await volumes.prepare(wanted, only(wanted))
+    assert token.read_text() == "token-2"
+
+
+@pytest.mark.looptime
+async def test_a_token_is_renewed_in_time_though_the_clock_was_set_back(
+    volumes: ProjectedVolumes, clock: FixedClock
+) -> None:
+    wanted = pod({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}})
+    token = (await volumes.prepare(wanted, only(wanted))) / "token"
+    clock.set(NOW - timedelta(days=30))
+    await asyncio.sleep(47 * 60)
+    await volumes.prepare(wanted, only(wanted))
+    assert token.read_text() == "token-1"
+    await asyncio.sleep(2 * 60)
+    assert volumes.next_renewal("u") < clock.now()
     await volumes.prepare(wanted, only(wanted))
     assert token.read_text() == "token-2"
 

@@ -121,6 +121,15 @@ def test_a_token_is_due_at_four_fifths_of_its_life(minute, due):
     assert tokens.is_due(token, now) is due
 
 
+def test_a_token_from_the_future_is_due():
+    """The node's clock was set back: nobody can tell how old the token is."""
+    token = Document.of(
+        {"spec": {"expirationSeconds": 3600}, "status": {"token": "t", "expirationTimestamp": "2026-02-01T01:00:00Z"}}
+    )
+    assert tokens.is_due(token, datetime(2026, 1, 1, tzinfo=UTC))
+    assert not tokens.is_due(token, datetime(2026, 1, 31, 23, 58, tzinfo=UTC))
+
+
 def test_a_year_long_token_is_due_after_a_day():
     token = Document.of(
         {
