@@ -109,8 +109,8 @@ def test_pod_5_a_folder_of_the_host_is_mounted(pairing: Pairing) -> None:
     made["spec"]["containers"][0]["volumeMounts"] = [{"name": "hp", "mountPath": "/hp"}]
     pairing.apply(made)
     found = pairing.until_running("hostly")
-    folder = pairing.hosts.data.name
-    assert folder in pairing.inside(found, "ls", "/hp").split()
+    folder = f"/hp/{pairing.hosts.data.name}"
+    assert pairing.inside(found, "ls", "-d", folder).strip() == folder
     pairing.delete_pods("hostly")
 
 
@@ -153,19 +153,25 @@ def test_stateful_set_gets_its_pod_back_five_times(pairing: Pairing, stateful: s
 
 @pytest.fixture(scope="module")
 def meta_server(pairing: Pairing) -> Iterator[None]:
+    """With the MetaServer, and where there is one the cloud module that answers what it asks."""
+    hosts = pairing.hosts
     if not pairing.cast.stock_edgecore:
         pytest.skip("our edgecore has no MetaServer yet, which is where a held pod is released")
-    pairing.hosts.end_edgecore()
-    pairing.hosts.edge_modules = META_SERVER
-    pairing.hosts.start_edgecore()
+
+    def start_again() -> None:
+        hosts.end_edgecore()
+        if pairing.cast.stock_cloudcore:
+            hosts.end_cloudcore()
+            hosts.start_cloudcore()
+        hosts.start_edgecore()
+
+    hosts.cloud_modules, hosts.edge_modules = {"dynamicController": {"enable": True}}, META_SERVER
+    start_again()
     # Whoever releases a pod reads the configuration where it is usually kept.
-    pairing.hosts.edge.run(
-        "install", "-D", str(pairing.hosts.data / "edgecore.yaml"), "/etc/kubeedge/config/edgecore.yaml"
-    )
+    hosts.edge.run("install", "-D", str(hosts.data / "edgecore.yaml"), "/etc/kubeedge/config/edgecore.yaml")
     yield
-    pairing.hosts.end_edgecore()
-    pairing.hosts.edge_modules = {}
-    pairing.hosts.start_edgecore()
+    hosts.cloud_modules, hosts.edge_modules = {}, {}
+    start_again()
 
 
 @pytest.mark.parametrize(("kind", "names"), [("pods", ["held"]), ("nodes", ["held-1", "held-2"])])
