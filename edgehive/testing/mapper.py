@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
-from grpclib.server import Server
 
+from edgehive.edgecore.devicetwin.grpc_server import ClosingServer
 from edgehive.protos import dmi_pb2 as dmi
 
 _MAPPER = "/v1beta1.DeviceMapperService/"
@@ -81,7 +81,7 @@ class Mapper:
         #: Set: calls wait for it to be cleared by `hang = None`.
         self.hang: asyncio.Event | None = None
         self.refusal = ""
-        self._server: Server | None = None
+        self._server: ClosingServer | None = None
 
     async def __aenter__(self) -> "Mapper":
         await self.start()
@@ -93,7 +93,7 @@ class Mapper:
         await self.stop()
 
     async def start(self) -> None:
-        self._server = Server([self])
+        self._server = ClosingServer([self])
         await self._server.start(path=str(self.path))
 
     async def stop(self) -> None:

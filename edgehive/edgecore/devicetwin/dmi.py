@@ -21,8 +21,9 @@ from weakref import WeakKeyDictionary
 from google.protobuf.message import DecodeError, Message
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
-from grpclib.server import Server, Stream
+from grpclib.server import Stream
 
+from edgehive.edgecore.devicetwin.grpc_server import ClosingServer
 from edgehive.edgecore.devicetwin.observation import SET_BY, SET_BY_EDGE, Observation
 from edgehive.edgecore.devicetwin.rows import MapperRow
 from edgehive.protos import dmi_pb2 as dmi
@@ -146,7 +147,7 @@ class ManagerService:
 async def serving(folder: str, behind: Behind) -> AsyncIterator[Path | None]:
     """Serve mappers until the block ends; None and an error in the log where no socket can be made."""
     path = socket_path(folder)
-    server = Server([ManagerService(behind)])
+    server = ClosingServer([ManagerService(behind)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         await server.start(path=str(path))

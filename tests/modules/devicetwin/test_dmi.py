@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from grpclib.const import Status
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from edgehive.edgecore.devicetwin import dmi as service
-from edgehive.edgecore.devicetwin import mappers
+from edgehive.edgecore.devicetwin import grpc_server, mappers
 from edgehive.kit.backoff import Backoff
 from edgehive.protos import dmi_pb2 as dmi
 from edgehive.testing.mapper import Manager, Mapper
@@ -234,6 +234,18 @@ async def test_a_mad_mapper_is_slowed_and_hurts_no_other(edge, manager, door, mo
     finally:
         mad.close()
         good.close()
+
+
+async def test_connections_beyond_the_limit_are_closed(edge, manager, door, monkeypatch):
+    await manager.report_state("d", "online")
+    monkeypatch.setattr(grpc_server, "CONNECTIONS", 1)
+    more = Manager(door)
+    try:
+        with pytest.raises((StreamTerminatedError, OSError)):
+            await more.report_state("d", "online")
+    finally:
+        more.close()
+    await manager.report_state("d", "online")
 
 
 async def test_the_socket_is_for_its_user_and_group(edge, door):
