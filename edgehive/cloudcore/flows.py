@@ -25,6 +25,7 @@ from edgehive.api.registry import ApiResource
 from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message, raw
 from edgehive.cloudcore.objectsync import DeliveryRecords
+from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.mailbox import Mailbox
 from edgehive.kit.tasks import cancel_and_join, spawn
@@ -43,6 +44,9 @@ C = TypeVar("C")
 REQUEST_SECONDS = 40.0
 #: Requests of one node about one object that wait; further ones are turned away.
 LANE_LIMIT = 256
+#: How what is never answered is tried again, and how many of those may wait; further ones are given up.
+INSIST = Backoff(first=1.0, factor=2.0, limit=30.0, jitter=0.3)
+INSIST_LIMIT = 4096
 
 
 class Envelope(Enum):
@@ -228,6 +232,7 @@ class FlowEngine(Generic[C]):
         self._lanes: dict[tuple[str, str, str], deque[Request]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_once = asyncio.Semaphore(at_once)
+        self._insisting = 0
 
     # Down
 
@@ -352,6 +357,40 @@ class FlowEngine(Generic[C]):
                 await self.send(down_message(item, source=self._source, timestamp=self._now()))
 
     async def _perform(self, flow: UpFlow[C], request: Request) -> Answer:
+        if flow.envelope is Envelope.NONE:
+            return await self._insist(flow, request)
+        return await self._once(flow, request)
+
+    async def _insist(self, flow: UpFlow[C], request: Request) -> Answer:
+        """What is never answered nobody repeats: it is tried again here while the API is in trouble.
+
+        Waiting takes no worker from the others. Done twice, such a request does no harm.
+        """
+        for delay in INSIST.delays():
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    return await flow.function(request, self._context)
+            except (ApiError, TimeoutError) as error:
+                lasting = isinstance(error, ApiError) and not error.transient
+                if lasting or self._insisting >= INSIST_LIMIT:
+                    log.info("node %s: %s %s: %s", request.node, request.operation, request.resource, error)
+                    return None
+            except Exception:
+                log.exception("node %s: %s %s failed", request.node, request.operation, request.resource)
+                return None
+            await self._step_aside(delay)
+        return None
+
+    async def _step_aside(self, delay: float) -> None:
+        self._insisting += 1
+        self._at_once.release()
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            self._insisting -= 1
+        await self._at_once.acquire()
+
+    async def _once(self, flow: UpFlow[C], request: Request) -> Answer:
         if not self._owns(request.node):
             # The node asks the cloudcore it went to; done here too, it might undo what that one has done.
             return error_reply(flow, ServiceUnavailable("another cloudcore claims this node; ask again"))

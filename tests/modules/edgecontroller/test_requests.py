@@ -371,6 +371,44 @@ async def test_a_node_gets_only_what_its_pods_need() -> None:
         assert status_of(patch)["reason"] == "Forbidden"
 
 
+class Away:
+    """A client whose writes fail while the API is away."""
+
+    def __init__(self, client) -> None:
+        self._client = client
+        self.away = False
+
+    def __getattr__(self, name: str):
+        return getattr(self._client, name)
+
+    async def create(self, resource, *arguments, **options):
+        if self.away and resource is EVENTS:
+            raise Unreachable("no route")
+        return await self._client.create(resource, *arguments, **options)
+
+
+async def test_events_told_while_the_api_is_away_are_written_when_it_is_back() -> None:
+    """Nothing answers them, so their node tells them once; more of them than there are workers hold up nothing else."""
+    cluster = Cluster()
+    client = Away(cluster.client())
+    async with cloud(cluster=cluster, client=client) as it:
+        edge = await it.edge("n1")
+        await config_map(it, "settings")
+        await it.pod("web", "n1", volumes=[{"name": "v", "configMap": {"name": "settings"}}])
+        await edge.expect_object("default/pod/web")
+        client.away = True
+        for number in range(200):
+            reference = {"kind": "Node", "name": "n1"}
+            event = {"metadata": {"name": f"e{number}", "namespace": "default"}, "involvedObject": reference}
+            await edge.send("insert", f"default/event/e{number}", event)
+        assert content_of(await edge.request("query", "default/configmap/settings"))["data"] == {"k": "v"}
+        await asyncio.sleep(20)
+        assert (await it.client.list(EVENTS)).items == []
+        client.away = False
+        await asyncio.sleep(40)
+        assert len((await it.client.list(EVENTS)).items) == 200
+
+
 class Slow:
     """A client whose writing of nodes never ends, once it is told so."""
 
