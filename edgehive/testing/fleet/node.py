@@ -7,6 +7,7 @@ Go: edge/pkg/edgehub, edge/pkg/metamanager, edge/pkg/edged
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,7 +117,10 @@ class HollowNode:
             self._socket.cut("cut by the fleet")
 
     def keepalive(self) -> None:
-        if self._socket is not None:
+        """Nothing happens while the connection is ending."""
+        if self._socket is None:
+            return
+        with contextlib.suppress(LinkClosed):
             self._send(payloads.keepalive(timestamp=self._now()))
             self._journal.counts["keepalives"] += 1
 
@@ -200,7 +204,8 @@ class HollowNode:
         """Renew it without waiting; nothing happens while that is not possible."""
         if self._lease is not None and self._socket is not None:
             lease = self._renewed(self._lease)
-            self.ask("lease renewal", Operation.UPDATE, self._lease_path, lease, self._lease_answered)
+            with contextlib.suppress(LinkClosed):
+                self.ask("lease renewal", Operation.UPDATE, self._lease_path, lease, self._lease_answered)
 
     async def renewed(self) -> None:
         """Renew the lease and wait for the answer."""
