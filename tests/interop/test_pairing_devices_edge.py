@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.containerd, pytest.mark.kubectl, pytest.mark.timeout(4
 
 BROKER = "1884"
 
-#: subscribe, say so by a file, publish (if told to), print the first answer.
+#: Subscribe, say so by a file, publish (if told to) until there is an answer, print the first one.
 _SPEAK = """
 import asyncio, pathlib, sys
 import gmqtt
@@ -38,9 +38,12 @@ async def main():
     client.subscribe(topic, qos=1)
     await granted.wait()
     pathlib.Path(mark).touch()
-    if to:
-        client.publish(to, payload, qos=1)
-    print(bytes(await asyncio.wait_for(heard, 60)).decode())
+    for _ in range(30):
+        if to:
+            client.publish(to, payload, qos=1)
+        if (await asyncio.wait({heard}, timeout=2))[0]:
+            break
+    print(bytes(heard.result()).decode())
     await client.disconnect()
 asyncio.run(main())
 """
