@@ -57,7 +57,7 @@ def until(what: str, condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_trials_of_replicas_hold_over_a_real_api_server(kubeconfig: tuple[Host, Path], tmp_path: Path) -> None:
     host, path = kubeconfig
     words = (sys.executable, "-m", "pytest", "-q", "-x", str(TRIALS), f"--basetemp={tmp_path / 'trials'}")

@@ -55,6 +55,8 @@ class Presence:
         self._identity = f"{standing.name}_{nonce}"
         self._address = ""
         self._entry: Held | None = None
+        #: The API refuses the entry for good, which was said.
+        self._refused = False
         self._others: list[Replica] = []
         self._listed = -FRESH_SECONDS
         self._listing = asyncio.Lock()
@@ -102,7 +104,9 @@ class Presence:
             self._entry = None
             self._changed.set()
         except Forbidden as error:
-            log.log(logging.WARNING if first else logging.DEBUG, "other cloudcores do not find this one: %s", error)
+            if not self._refused:
+                log.warning("other cloudcores do not find this one: %s", error)
+            self._refused = True
         except (ApiError, TimeoutError) as error:
             log.info("this cloudcore's Lease is not renewed: %s", error or "no answer in time")
 

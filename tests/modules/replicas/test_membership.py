@@ -11,9 +11,11 @@ import pytest
 from edgehive.api.registry import LEASES, NODES
 from edgehive.cloudcore.replicas.election import NAME, Election
 from edgehive.cloudcore.replicas.leases import NAMESPACE
+from edgehive.cloudcore.replicas.membership import member
 from edgehive.cloudcore.replicas.presence import NameTaken, Presence, lease_name
 from edgehive.cloudcore.replicas.standing import Standing
 from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.kube.errors import Forbidden
 from edgehive.kube.informer import Informer
 from edgehive.testing.cluster import Cluster
 from edgehive.testing.replicas import Replicas, SkewedClock, name_of, replicas
@@ -131,6 +133,38 @@ async def test_two_of_one_name_end_with_the_mend() -> None:
         with pytest.raises(NameTaken, match=r"commonConfig\.replica\.name"):
             done.pop().result()
         await cancel_and_join(*both)
+
+
+class NoLeases:
+    """A client whose account may keep none."""
+
+    def __init__(self, client: object) -> None:
+        self._client = client
+
+    def __getattr__(self, verb: str) -> object:
+        method = getattr(self._client, verb)
+
+        async def ask(resource: object, *args: object, **options: object) -> object:
+            if resource is LEASES:
+                raise Forbidden("leases.coordination.k8s.io is forbidden")
+            return await method(resource, *args, **options)
+
+        return ask
+
+
+async def test_where_no_lease_may_be_kept_it_acts_as_the_only_one_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Cluster() as cluster:
+        client, clock = NoLeases(cluster.client()), SkewedClock(timedelta())
+        standing = Standing(Informer(cluster.client(), NODES), "a")
+        async with member(client, clock, standing) as presence:  # type: ignore[arg-type]
+            await asyncio.sleep(120)
+            assert standing.leads
+            assert await presence.others() == []
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([text for text in said if "acts as if it were the only one" in text]) == 1
+    assert len([text for text in said if "do not find this one" in text]) == 1
 
 
 async def test_at_rest_a_cloudcore_writes_leases_only_and_few() -> None:
