@@ -66,11 +66,15 @@ class Devices:
         return next(filter(wanted, reversed(self.heard(topic))))
 
     def members(self) -> set[str]:
-        """Whom the edge calls its devices."""
+        """Whom the edge calls its devices; asked again while it does not hear, as when it is starting."""
         topic = f"node/{NODE}/membership/get"
         before = len(self.heard(f"{topic}/result"))
-        self.publish(topic, {"event_id": "m"})
-        self.pairing.until("the members", lambda: len(self.heard(f"{topic}/result")) > before, 20)
+
+        def answered() -> bool:
+            self.publish(topic, {"event_id": "m"})
+            return len(self.heard(f"{topic}/result")) > before
+
+        self.pairing.until("the members", answered)
         return {device["id"] for device in self.heard(f"{topic}/result")[-1].get("devices") or ()}
 
     def reported(self, name: str, kind: str = "reported") -> str:
