@@ -1,7 +1,8 @@
 """Whether anything grows: a thousand hollow nodes that come, go and work for half an hour, over a cloudcore of ours.
 
-Pods are made and deleted, statuses reported, connections cut, and now and then a fifth of all nodes comes back at
-once. What cloudcore's /metrics says is read every few seconds; slopes are fitted to it, and all of it is drawn.
+First hours in virtual time (`virtual_soak`), then real minutes: pods are made and deleted, statuses reported,
+connections cut, and now and then a fifth of all nodes comes back at once. What cloudcore's /metrics says is read every
+few seconds; slopes are fitted to it, and all of it is drawn.
 `python -m bench soak --minutes 3` is a short one. `EDGEHIVE_SOAK_NODES` is the number of nodes.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from statistics import linear_regression, median
 from time import perf_counter
 
+from bench import virtual_soak
 from bench.own_cloud import OwnCloud, own_cloud
 from bench.plot import write_svg
 from bench.report import RESULTS, Figure
@@ -57,13 +59,14 @@ MOST = {"resident MiB": (3.0, "MiB"), "open files": (20.0, ""), "tasks": (50.0, 
 def run(minutes: float = MINUTES) -> list[Figure]:
     import uvloop
 
+    virtual = virtual_soak.run()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with (
         tempfile.TemporaryDirectory(prefix="eh-soak-") as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        return runner.run(_soak(Path(folder), minutes))
+        return [*virtual, *runner.run(_soak(Path(folder), minutes))]
 
 
 async def _soak(folder: Path, minutes: float) -> list[Figure]:
