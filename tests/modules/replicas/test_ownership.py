@@ -251,3 +251,21 @@ async def test_a_node_that_nobody_has_costs_no_write() -> None:
         edge = await them.connect("n1", to=1)
         await asyncio.sleep(20)
         assert pods_told(edge) == ["p0", "p1", "p2"]
+
+
+async def test_requests_that_still_wait_when_their_node_has_gone_are_not_done() -> None:
+    async with replicas() as them:
+        edge = await them.connect("n1", to=0)
+        await asyncio.sleep(1)
+        gate = them.hold_up_nodes(0)
+        for phase in ("first", "second", "third"):
+            await edge.send("patch", "null/nodepatch/n1", {"status": {"phase": phase}})
+        await asyncio.sleep(1)
+        await them.connect("n1", to=1)
+        await asyncio.sleep(2)
+        marked = len(them.journal)
+        gate.set()
+        await asyncio.sleep(5)
+        # The one that was on its way cannot be called back; those behind it are refused.
+        late = [write for write in them.journal[marked:] if write.replica == 0 and write.kind == "Node"]
+        assert [b"first" in bytes(write.body) for write in late if write.verb == "patch"] == [True]
