@@ -87,6 +87,7 @@ async def _soak(folder: Path, minutes: float) -> list[Figure]:
                 for work in (churn.make_pods, churn.report, churn.cut, churn.storm):
                     group.create_task(work())
                 group.create_task(samples.take(cloud))
+        await churn.all_back()
         figures = samples.figures(minutes)
         samples.keep("soak")
         return [
@@ -184,6 +185,13 @@ class Churn:
                 for node in some:
                     group.create_task(self._back(node))
             self._count("storms", 1)
+
+    async def all_back(self) -> None:
+        """The end came upon some while they were cut off."""
+        for node in self._fleet.nodes:
+            while not node.connected:
+                await self._try(node.connect())
+                await asyncio.sleep(0.1)
 
     async def _back(self, node: HollowNode) -> None:
         """Lose the connection and have it again, however often that takes."""
