@@ -15,14 +15,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from grpclib.exceptions import GRPCError
+
 from bench.report import Figure, at_most, resident_mib
 from edgehive.testing.fleet.journal import quantile
+from edgehive.testing.mapper import Manager
 from edgehive.testing.mqtt import Application, application, free_port, mosquitto
 
 ALONE = 500
 RATE, SECONDS = 2000, 10
 WINDOW, AS_FAST = 200, 20_000
-DEVICES, PROPERTIES = 1000, 10
+DEVICES, PROPERTIES, DMI_SECONDS = 1000, 10, 5
 TOPIC = "$hw/events/device/default/d0/twin/update"
 
 
@@ -40,6 +43,7 @@ async def _measure() -> list[Figure]:
                 figures = [*await _alone(app), *await _as_fast_as_can_be(edge, app), *await _sustained(edge, app)]
             async with _edge(Path(folder) / "many", port, DEVICES) as edge:
                 figures.append(at_most(f"memory, {DEVICES} devices of {PROPERTIES}", resident_mib(edge.pid), "MiB", 64))
+                figures += await _over_dmi(edge, Path(folder) / "many" / "dmi.sock")
     return [*figures, Figure("a flush of this disk, p50", round(flush, 2), "ms")]
 
 
@@ -133,6 +137,45 @@ async def _sustained(edge: "Edge", app: Application) -> list[Figure]:
         Figure(f"share of a core at {RATE} 1/s", round(100 * share), "%", "at most 100 %", share <= 1),
         at_most("the cloud is behind, p50", quantile(lags, 0.5), "s", 1),
         at_most("the cloud is behind, worst", max(lags), "s", 1),
+    ]
+
+
+async def _over_dmi(edge: "Edge", door: Path) -> list[Figure]:
+    """A mapper reports every property of every device once a second, a device a call."""
+    times: list[float] = []
+    refused = 0
+    room = asyncio.Semaphore(50)
+    manager = Manager(door)
+
+    async def report(device: int, second: int) -> None:
+        nonlocal refused
+        async with room:
+            began = time.perf_counter()
+            try:
+                await manager.report(f"d{device}", **{f"p{at}": str(1000 * second + at) for at in range(PROPERTIES)})
+            except GRPCError:
+                refused += 1
+            times.append((time.perf_counter() - began) * 1000)
+
+    before, began = await edge.status(), time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(DEVICES * DMI_SECONDS):
+            wait = began + number / DEVICES - time.perf_counter()
+            if wait > 0.001 or number % 20 == 0:
+                await asyncio.sleep(max(wait, 0))
+            group.create_task(report(number % DEVICES, number // DEVICES))
+    after = await edge.status()
+    manager.close()
+    cpu = (after["cpu"] - before["cpu"]) / (DEVICES * DMI_SECONDS)
+    return [
+        Figure("DMI: CPU of a report of 10 values", round(cpu * 1000, 3), "ms"),
+        Figure(
+            "DMI: values on one core", round(PROPERTIES / cpu), "1/s", "at least 10000 1/s", PROPERTIES / cpu >= 10000
+        ),
+        Figure("DMI: reports refused", refused, "", "0", refused == 0),
+        Figure("DMI: report to answer, p50", round(quantile(times, 0.5), 2), "ms"),
+        Figure("DMI: report to answer, p99", round(quantile(times, 0.99), 2), "ms"),
+        Figure("memory after these reports", round(resident_mib(edge.pid), 1), "MiB"),
     ]
 
 

@@ -42,6 +42,8 @@ class Verb(StrEnum):
     CREATE_MODEL = "CreateDeviceModel"
     UPDATE_MODEL = "UpdateDeviceModel"
     REMOVE_MODEL = "RemoveDeviceModel"
+    #: Does it still have the device?
+    CHECK = "GetDevice"
 
 
 _MODEL_VERBS = frozenset({Verb.CREATE_MODEL, Verb.UPDATE_MODEL, Verb.REMOVE_MODEL})
@@ -52,6 +54,7 @@ _TYPES: dict[Verb, tuple[type[Message], type[Message]]] = {
     Verb.CREATE_MODEL: (dmi.CreateDeviceModelRequest, dmi.CreateDeviceModelResponse),
     Verb.UPDATE_MODEL: (dmi.UpdateDeviceModelRequest, dmi.UpdateDeviceModelResponse),
     Verb.REMOVE_MODEL: (dmi.RemoveDeviceModelRequest, dmi.RemoveDeviceModelResponse),
+    Verb.CHECK: (dmi.GetDeviceRequest, dmi.GetDeviceResponse),
 }
 
 
@@ -63,8 +66,9 @@ class Order(NamedTuple):
 
     @property
     def key(self) -> tuple[bool, bool, str]:
-        """Newer orders of one key replace older ones; a removal stands for itself."""
-        return self.verb in _MODEL_VERBS, self.verb in (Verb.REMOVE, Verb.REMOVE_MODEL), self.id
+        """Newer orders of one key replace older ones; a removal stands for itself, and so does a check."""
+        removes = self.verb in (Verb.REMOVE, Verb.REMOVE_MODEL)
+        return self.verb in _MODEL_VERBS, removes, f"{self.id}?" if self.verb is Verb.CHECK else self.id
 
 
 class MapperRefused(Exception):
@@ -162,14 +166,10 @@ class Mapper:
         if request is not None:
             await self._done(order, request, refusal)
 
-    async def get_device(self, namespace: str, name: str) -> dmi.Device:
-        """The device as the mapper has it; raises MapperAway or MapperRefused."""
-        request = dmi.GetDeviceRequest(deviceName=name, deviceNamespace=namespace)
-        reply: dmi.GetDeviceResponse = await self._exchange("GetDevice", request, dmi.GetDeviceResponse)
-        return reply.device
-
     async def _call(self, verb: Verb, request: Message) -> None:
-        await self._exchange(verb.value, request, _TYPES[verb][1])
+        reply = await self._exchange(verb.value, request, _TYPES[verb][1])
+        if verb is Verb.CHECK and not reply.device.name:
+            raise MapperRefused(f"{verb}: it does not have the device")
 
     async def _exchange(self, method: str, request: Message, reply: type[Message]) -> Any:
         if self._channel is None:
