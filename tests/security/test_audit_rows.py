@@ -247,6 +247,7 @@ _CLIENTS = {
     "edgecore/edgestream/streams.py": "passes on in pieces, with back-pressure",
     "kube/http_client.py": "the API, below",
     "kube/server/backends.py": "metrics and pages of kubelets, below; the rest is passed on in pieces",
+    "mapper/push_targets.py": "reads the first 64 KiB of an answer, once",
     "wire/tunnel_ws.py": "a WebSocket with a frame limit",
     "wire/ws.py": "a WebSocket with a frame limit, row 11",
     "wire/dialing.py": "as above",
