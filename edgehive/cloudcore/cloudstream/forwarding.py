@@ -47,8 +47,9 @@ class Forwarder:
         """Answer for the node; raises StreamBroken where no cloudcore has its tunnel."""
         peer = await self.holder(node)
         if peer is None:
+            which = "any" if await self._presence.others() else "this"
             raise StreamBroken(
-                f"node {node} has no tunnel to any cloudcore: it is offline, or its modules.edgeStream is off"
+                f"node {node} has no tunnel to {which} cloudcore: it is offline, or its modules.edgeStream is off"
             )
         log.debug("%s %s goes to cloudcore %s", request.method, request.path, peer.name)
         if is_upgrade(request):

@@ -168,6 +168,13 @@ async def test_where_no_replica_has_the_tunnel_one_sentence_says_it(request_line
         assert "node n2 has no tunnel to any cloudcore" in await answer.text()
 
 
+async def test_a_replica_that_is_the_only_one_speaks_of_itself() -> None:
+    async with two() as them:
+        them.register.known.clear()
+        answer = await them.here.ask(f"GET {LOG}")
+        assert f"node {NODE} has no tunnel to this cloudcore" in await answer.text()
+
+
 async def test_nothing_is_passed_on_twice() -> None:
     """Both think that the other has the tunnel: whoever was asked by a cloudcore answers by itself."""
     async with two() as them:
