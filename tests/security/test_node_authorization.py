@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from edgehive.api.config.cloudcore import CloudCore
-from edgehive.api.registry import CERTIFICATE_SIGNING_REQUESTS, EVENTS, NODES, PODS, SECRETS, SERVICE_ACCOUNTS
+from edgehive.api.registry import CERTIFICATE_SIGNING_REQUESTS, DEVICES, EVENTS, NODES, PODS, SECRETS, SERVICE_ACCOUNTS
 from edgehive.kit import tls
 from edgehive.kube.errors import NotFound
 from edgehive.testing.cloud import Cloud, ScriptedEdge, cloud, content_of
@@ -242,6 +242,22 @@ async def test_an_event_about_others_is_not_written(about: dict[str, str]) -> No
         await asyncio.sleep(1)
         with pytest.raises(NotFound):
             await it.client.get(EVENTS, "e", "default")
+
+
+async def test_an_event_about_a_device_is_written_when_the_device_is_the_nodes() -> None:
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        for name, node in (("own", "n1"), ("other", "n2")):
+            await it.client.create(DEVICES, {"metadata": {"name": name}, "spec": {"nodeName": node}}, "default")
+        await asyncio.sleep(1)
+        for name in ("own", "other", "gone"):
+            about = {"kind": "Device", "namespace": "default", "name": name}
+            event = named(name, involvedObject=about, reason="MapperFault", source={"host": "n1"})
+            await edge.send("insert", f"default/event/{name}", event)
+        await asyncio.sleep(1)
+        found = [item.to_dict() for item in (await it.client.list(EVENTS)).items]
+        written = {item["involvedObject"]["name"] for item in found if item["reason"] == "MapperFault"}
+        assert written == {"own", "gone"}
 
 
 async def test_an_event_somebody_else_wrote_is_not_changed() -> None:

@@ -9,7 +9,7 @@ Go: cloud/pkg/cloudhub/authorization
 import re
 
 from edgehive.beehive.message import Message
-from edgehive.cloudcore.cloudhub.content_rules import NodeOfPod, content_violation
+from edgehive.cloudcore.cloudhub.content_rules import NodeOf, content_violation
 from edgehive.wire import payloads
 from edgehive.wire.names import CLOUD_ONLY_SOURCES, Operation, Path, ResourceType, Source
 from edgehive.wire.resource import Resource
@@ -45,7 +45,11 @@ _OPEN_SOURCES = frozenset({Source.META_SERVER, Source.TWIN})
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 
 
-def violation(node: str, message: Message, node_of_pod: NodeOfPod) -> str:
+def _gone(namespace: str, name: str) -> None:
+    """No such object."""
+
+
+def violation(node: str, message: Message, node_of_pod: NodeOf, node_of_device: NodeOf = _gone) -> str:
     """Why the node may not send this; "" when it may."""
     route = message.route
     if route.operation in _OPEN_OPERATIONS:
@@ -63,7 +67,7 @@ def violation(node: str, message: Message, node_of_pod: NodeOfPod) -> str:
     except ValueError as error:
         return str(error)
     return _resource_violation(node, resource, route.operation, node_of_pod) or content_violation(
-        node, resource, message, node_of_pod
+        node, resource, message, node_of_pod, node_of_device
     )
 
 
@@ -85,7 +89,7 @@ def malformed(message: Message) -> str:
     return ""
 
 
-def _resource_violation(node: str, resource: Resource, operation: str, node_of_pod: NodeOfPod) -> str:
+def _resource_violation(node: str, resource: Resource, operation: str, node_of_pod: NodeOf) -> str:
     if operation not in _OBJECT_OPERATIONS:
         return f"operation {operation[:80]!r} is not one that is served"
     if resource.type in _NODE_TYPES:
@@ -100,7 +104,7 @@ def _resource_violation(node: str, resource: Resource, operation: str, node_of_p
     return "" if resource.type in _OPEN_TYPES else f"type {resource.type!r} is not one a node speaks of"
 
 
-def _pod_violation(node: str, resource: Resource, operation: str, node_of_pod: NodeOfPod) -> str:
+def _pod_violation(node: str, resource: Resource, operation: str, node_of_pod: NodeOf) -> str:
     """Reports without a name and new pods carry their node inside and are judged by their flow."""
     if not resource.name or (resource.type == ResourceType.POD and operation == Operation.INSERT):
         return ""

@@ -238,7 +238,9 @@ class CloudHub:
         """Whether the message was refused, or would be if authorization did not only watch."""
         node, route = session.node, message.route
         malformed = authz.malformed(message)
-        reason = malformed or authz.violation(node, message, self._ownership.node_of_pod)
+        reason = malformed or authz.violation(
+            node, message, self._ownership.node_of_pod, self._ownership.node_of_device
+        )
         if not reason:
             return False
         enforced = bool(malformed) or self._config.authorization.enforced

@@ -7,7 +7,7 @@ certificates for others.
 Go: plugin/pkg/admission/noderestriction of Kubernetes, which a Go cloudcore bypasses
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,8 +20,8 @@ from edgehive.wire.resource import Resource
 
 C = TypeVar("C")
 
-#: The node a pod is bound to: "" while it is not bound, None when there is no such pod.
-NodeOfPod = Callable[[str, str], str | None]
+#: The node a pod or a device is bound to: "" while it is not bound, None when there is no such object.
+NodeOf = Callable[[str, str], str | None]
 
 #: Labels that say where workloads may go are not the node's to set; of the roles these two are an edge's.
 RESTRICTED_LABEL_PREFIX = "node-restriction.kubernetes.io"
@@ -91,13 +91,17 @@ _NAMED = frozenset({ResourceType.LEASE, ResourceType.POD})
 _WRITES = frozenset({Operation.INSERT, Operation.UPDATE, Operation.PATCH})
 
 
-def content_violation(node: str, resource: Resource, message: Message, node_of_pod: NodeOfPod) -> str:
+def content_violation(
+    node: str, resource: Resource, message: Message, node_of_pod: NodeOf, node_of_device: NodeOf
+) -> str:
     """Why the node may not send this content; "" when it may. What is no object is the flow's to refuse."""
     if message.route.operation not in _WRITES:
         return ""
     try:
         content = message.content_bytes()
-        return _violation(node, resource, message.route.operation, content, node_of_pod)
+        return _violation(
+            node, resource, message.route.operation, content, {"Pod": node_of_pod, "Device": node_of_device}
+        )
     except msgspec.ValidationError as error:
         return f"the content has not the shape of a {resource.type}: {error}" if _is_object(message) else ""
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -112,7 +116,7 @@ def _is_object(message: Message) -> bool:
     return True
 
 
-def _violation(node: str, resource: Resource, operation: str, content: bytes, node_of_pod: NodeOfPod) -> str:
+def _violation(node: str, resource: Resource, operation: str, content: bytes, nodes_of: Mapping[str, NodeOf]) -> str:
     if resource.type in (ResourceType.NODE_PATCH, ResourceType.POD_PATCH):
         allowed = _POD_PATCH_METADATA if resource.type == ResourceType.POD_PATCH else _NODE_PATCH_METADATA
         if extra := _decode(content, _Patch).keys_beyond(allowed):
@@ -123,7 +127,7 @@ def _violation(node: str, resource: Resource, operation: str, content: bytes, no
         return _name_violation(resource, _decode(content, _Object).metadata or _Meta())
     if resource.type == ResourceType.EVENT:
         events = _decode(content, _EventPatch).claims() if operation == Operation.PATCH else [_decode(content, _Event)]
-        return next((text for event in events if (text := _event_violation(node, event, node_of_pod))), "")
+        return next((text for event in events if (text := _event_violation(node, event, nodes_of))), "")
     if resource.type == ResourceType.CERTIFICATE_SIGNING_REQUEST:
         return _signing_violation(node, _decode(content, _SigningRequest).spec)
     return ""
@@ -154,16 +158,17 @@ def _name_violation(resource: Resource, meta: _Meta) -> str:
     return ""
 
 
-def _event_violation(node: str, event: _Event, node_of_pod: NodeOfPod) -> str:
+def _event_violation(node: str, event: _Event, nodes_of: Mapping[str, NodeOf]) -> str:
     about = event.involved_object
     if about.kind == "Node":
         return "" if about.name == node else f"the event is about node {about.name!r}"
-    if about.kind == "Pod":
-        # A pod that is gone may still have its last events.
-        bound = node_of_pod(about.namespace, about.name)
+    if (node_of := nodes_of.get(about.kind)) is not None:
+        # What is gone may still have its last events.
+        bound = node_of(about.namespace, about.name)
         own = bound is None or bound == node
-        return "" if own else f"the event is about pod {about.namespace}/{about.name}, which is not bound to it"
-    return f"the event is about a {about.kind or 'nothing'}; a node tells of itself and its pods"
+        named = f"{about.kind.lower()} {about.namespace}/{about.name}"
+        return "" if own else f"the event is about {named}, which is not bound to it"
+    return f"the event is about a {about.kind or 'nothing'}; a node tells of itself, its pods and its devices"
 
 
 def _signing_violation(node: str, spec: _SigningSpec) -> str:

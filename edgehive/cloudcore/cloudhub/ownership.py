@@ -16,7 +16,7 @@ from weakref import WeakSet
 import msgspec
 
 from edgehive.api.document import Document
-from edgehive.api.registry import NODES, PODS
+from edgehive.api.registry import DEVICES, NODES, PODS
 from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.objectsync import DeliveryRecords
@@ -63,6 +63,7 @@ class Ownership:
         self._standing = deps.standing
         self._patience = float(deps.config.modules.cloud_hub.keepalive_interval)
         self._pods = deps.informers.of(PODS)
+        self._devices = deps.informers.of(DEVICES) if deps.config.modules.device_controller.enable else None
         self._nodes = deps.informers.of(NODES, label_selector=EDGE_NODE_SELECTOR)
         self._sessions = sessions
         self._records = records
@@ -81,13 +82,11 @@ class Ownership:
 
     def node_of_pod(self, namespace: str, name: str) -> str | None:
         """The node a pod is bound to, "" for none yet, None when no such pod is known."""
-        document = self._pods.get(name, namespace)
-        if document is None:
-            return None
-        try:
-            return node_of(document)
-        except msgspec.ValidationError:
-            return ""
+        return _bound(self._pods.get(name, namespace))
+
+    def node_of_device(self, namespace: str, name: str) -> str | None:
+        """The same of a device."""
+        return _bound(self._devices.get(name, namespace)) if self._devices is not None else None
 
     # The life of a session
 
@@ -240,3 +239,10 @@ class Ownership:
     async def _annotate(self, node: str, metadata: dict[str, object]) -> None:
         async with self._slots:
             await self._client.patch(NODES, node, {"metadata": metadata}, type=PatchType.MERGE)
+
+
+def _bound(document: Document | None) -> str | None:
+    try:
+        return node_of(document) if document is not None else None
+    except msgspec.ValidationError:
+        return ""

@@ -197,5 +197,6 @@ class Conditions:
         except NotFound:
             return
         for finding in news:
-            if not finding.good:
+            # Of a conflict the edge that decided it has told already (decision 0021).
+            if not finding.good and finding.type is not ConditionType.DESIRED_AGREED:
                 await self._recorder.event(device, "Warning", finding.reason, finding.message)
