@@ -50,8 +50,7 @@ class _Outbox:
         if self.gone or not self.api_uid:
             return False
         return self.delete or (
-            self.wanted is not None
-            and status_patch(self.api_uid, self.known, self.wanted, sure=self.sure) is not None
+            self.wanted is not None and status_patch(self.api_uid, self.known, self.wanted, sure=self.sure) is not None
         )
 
 
