@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgehive.api.registry import DEVICE_MODELS, DEVICE_STATUSES, DEVICES, EVENTS, NODES
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.message import Message
@@ -204,3 +206,19 @@ async def test_a_device_made_again_during_an_outage_shows_nothing_of_its_old_lif
 async def _told(both: Pair, lost: str) -> bool:
     """Whether an Event names the value that lost. Under a cloud of ours it is the cloud's own."""
     return any(lost in message for message in await both.conflicts())
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.25])
+async def test_values_set_at_the_edge_in_quick_succession_do_not_meet_their_own_echo(
+    tmp_path: Path, pause: float
+) -> None:
+    """The cloud takes over one after the other, and shows each while the next is set."""
+    async with pair(tmp_path / "edgecore.db") as both:
+        for value in range(10, 30):
+            await both.at_edge(expected=str(value))
+            await asyncio.sleep(pause)
+        await both.until(both.desired, "29")
+        await both.until(lambda: both.status("observedDesired"), "29")
+        assert await both.conflicts() == []
+        await both.set_in_cloud("1")
+        await both.until(lambda: both.status("observedDesired"), "1")

@@ -295,9 +295,10 @@ class DeviceTwin:
                 return None
             message = state_report(id, applications.state_of(device), event_id=event, timestamp=now)
             return Report(message, (device.state, device.last_online))
-        sent = {name: device.twins[name] for name in sorted(device.unconfirmed) if name in device.twins}
+        sent = {name: twins.telling(device.twins[name]) for name in sorted(device.unconfirmed) if name in device.twins}
         if not sent:
             return None
+        device.twins.update(sent)
         told = {name: twins.reported(record) for name, record in sent.items()}
         return Report(twin_report(id, told, uid=device.uid, event_id=event, timestamp=now), sent)
 

@@ -70,8 +70,12 @@ class Merge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     #: The Device's version when the cloud confirmed the local value; 0 where it does not tell, None: not confirmed.
     confirmed: int | None = None
     conflict: Conflict | None = None
+    #: Local values the cloud was told of since `base`: it may take them over one by one, later than others are set.
+    told: tuple[str, ...] = ()
 
 
+#: Of those; more are only on their way when somebody sets values faster than they are reported.
+TOLD_LIMIT = 32
 NO_MERGE = Merge()
 NO_VALUE = Value()
 
@@ -197,7 +201,8 @@ def _desire(old: Record | None, new: Record, value: str, now: int) -> Changed:
     cloud, edge = _versions(old.expected if old else None)
     if old is not None and not old.deleted and old.desired == value:
         return Changed(msgspec.structs.replace(new, expected=Value(value, now, cloud, edge)), False)
-    merge = Merge(new.merge.base, local=value != new.merge.base)
+    told = new.merge.told
+    merge = Merge(new.merge.base, local=value != new.merge.base or bool(told), told=told)
     return Changed(msgspec.structs.replace(new, expected=Value(value, now, cloud, edge + 1), merge=merge), True)
 
 
@@ -261,6 +266,8 @@ def desired_by_cloud(
     taken = Value(value, now, version, edge)
     if old.desired == value or not old.merge.local:
         return Changed(msgspec.structs.replace(old, expected=taken, merge=settled), True)
+    if value in old.merge.told:
+        return Changed(_taken_over(old, value, version), True)
     newer = old.merge.confirmed is not None and version > old.merge.confirmed
     if newer or not edge_owns:
         merge = Merge(base=value, conflict=Conflict(old.desired, "cloud", now))
@@ -271,12 +278,30 @@ def desired_by_cloud(
     return Changed(msgspec.structs.replace(old, expected=kept, merge=merge), True)
 
 
+def _taken_over(old: Record, value: str | None, version: int) -> Record:
+    """The cloud has taken what was set here before: nobody else's word. What was set since is still to be told."""
+    told = old.merge.told
+    later = told[max(index for index, one in enumerate(told) if one == value) + 1 :]
+    merge = msgspec.structs.replace(old.merge, base=value, confirmed=None, told=later)
+    assert old.expected is not None  # a local write has a value
+    return msgspec.structs.replace(old, expected=msgspec.structs.replace(old.expected, cloud=version), merge=merge)
+
+
 def deleted_by_cloud(record: Record, version: int) -> Changed:
     """A cloud of 2019 takes a property away."""
     if record.deleted or version < _versions(record.expected)[0]:
         return Changed(record, False)
     expected = Value(None, 0, version, _versions(record.expected)[1])
     return Changed(msgspec.structs.replace(record, type=DELETED, expected=expected, actual=_ended(record.actual)), True)
+
+
+def telling(record: Record) -> Record:
+    """The record from the moment on that the cloud is told of it."""
+    desired, told = record.desired, record.merge.told
+    if not record.merge.local or desired is None or desired in told[-1:]:
+        return record
+    merge = msgspec.structs.replace(record.merge, told=(*told, desired)[-TOLD_LIMIT:])
+    return msgspec.structs.replace(record, merge=merge)
 
 
 def confirmed(record: Record, sent: Record, version: int) -> Changed:
