@@ -108,20 +108,31 @@ class Reports:
         self._connected = connected
         self._wake.set()
 
-    @property
-    def on_their_way(self) -> int:
-        return len(self._flights)
-
     async def run(self) -> None:
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._connected and self._waiting and len(self._flights) < WINDOW:
+                await self._rest()
+                while self._connected and self._waiting and self._has_room():
                     await self._next()
         finally:
             for timer in self._timers.values():
                 timer.cancel()
+
+    async def _rest(self) -> None:
+        """Until there is news; where only room is missing, until some has grown old."""
+        try:
+            async with asyncio.timeout(1.0 if self._connected and self._waiting else None):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    def _has_room(self) -> bool:
+        """A cloud may never answer about a device it does not know: such reports hold back no others for long."""
+        if len(self._flights) < WINDOW:
+            return True
+        now = asyncio.get_running_loop().time()
+        return sum(now - flight.at < PATIENCE for flight in self._flights.values()) < WINDOW
 
     def release(self) -> None:
         """A report was confirmed and dealt with: there is room for another."""

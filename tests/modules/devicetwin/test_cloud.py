@@ -203,6 +203,18 @@ async def test_an_unconfirmed_report_is_overtaken_by_one_that_holds_it_all(edge,
     assert set((await edge.reported()).read(dict)["twin"]) == {"a", "b"}
 
 
+async def test_devices_the_cloud_never_answers_about_hold_back_no_others(edge, monkeypatch):
+    monkeypatch.setattr(reports, "WINDOW", 1)
+    monkeypatch.setattr(reports, "PATIENCE", 0.1)
+    edge.confirming = False
+    await edge.add("default/d", "default/e")
+    await edge.link(True)
+    await edge.update(a="1")
+    await edge.update("default/e", a="2")
+    told = [(await edge.reported()).route.resource for _ in range(2)]
+    assert told == ["device/default/d/twin/edge_updated", "device/default/e/twin/edge_updated"]
+
+
 async def test_dt6_a_restart_keeps_devices_twins_versions_and_what_is_still_to_be_told(start):
     async with start() as edge:
         await edge.put("d", t="1")
