@@ -1,0 +1,90 @@
+"""The `mapper` command: try a driver, run it, begin a new one, and check any mapper over DMI."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from edgehive import __version__
+from edgehive.mapper.device_file import BadFile
+from edgehive.mapper.inspection import NotADriver, load
+
+EDGE_SOCKET = "/etc/kubeedge/dmi.sock"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="mapper %(version)s")
+def cli() -> None:
+    """Bring a device to Kubernetes: write a driver, try it here, run it at the edge."""
+
+
+@cli.command()
+@click.argument("driver", type=click.Path(path_type=Path))
+@click.option("--device", "devices", type=click.Path(path_type=Path), required=True, help="YAML: Device, DeviceModel.")
+@click.option("--deadline", default=10.0, show_default=True, help="Seconds one call of the driver may take.")
+def dev(driver: Path, devices: Path, deadline: float) -> None:
+    """Run DRIVER (a Python file) with no cluster and no edgecore.
+
+    Values are shown as they are read. Type NAME=VALUE and Enter to set a desired value, q to leave; with several
+    devices DEVICE.NAME=VALUE.
+    """
+    from edgehive.mapper.workbench import Workbench
+
+    bench = Workbench(load(driver), devices, deadline=deadline)
+    asyncio.run(bench.run())
+
+
+@cli.command()
+@click.argument("driver", type=click.Path(path_type=Path))
+@click.option("--edge-socket", type=click.Path(path_type=Path), default=EDGE_SOCKET, show_default=True)
+@click.option("--socket", type=click.Path(path_type=Path), help="Our own; by default beside the edge's.")
+@click.option("--name", default="", help="What edgecore calls this mapper.  [default: PROTOCOL-mapper]")
+@click.option("--deadline", default=10.0, show_default=True, help="Seconds one call of the driver may take.")
+@click.option("--verbose", is_flag=True)
+def run(driver: Path, edge_socket: Path, socket: Path | None, name: str, deadline: float, verbose: bool) -> None:
+    """Be the mapper of an edge node with DRIVER (a Python file)."""
+    found = load(driver)
+    try:
+        from edgehive.mapper.service import Mapper, serve
+    except ImportError as error:
+        raise click.ClickException(f"{error.name} is needed: pip install 'edgehive[mapper]'") from None
+    _log(logging.DEBUG if verbose else logging.INFO)
+    try:
+        mapper = Mapper(
+            found, protocol=found.protocol, edge_socket=edge_socket, socket=socket, name=name, deadline=deadline
+        )
+        asyncio.run(serve(mapper))
+    except* (OSError, ValueError) as group:
+        raise click.ClickException("; ".join(str(error) for error in group.exceptions)) from None
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--into", type=click.Path(path_type=Path), default=Path(), help="The folder to make it in.")
+def new(name: str, into: Path) -> None:
+    """Make a project: a driver, its device, and tests that pass."""
+    from edgehive.mapper.project import make
+
+    try:
+        folder = make(name, into)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{folder}/ is made. Try it:\n\n  cd {folder}\n  mapper dev driver.py --device device.yaml\n  pytest")
+
+
+def main(arguments: Sequence[str] | None = None, prog_name: str = "mapper") -> None:
+    """Run the command; what is wrong is one line on stderr and exit code 1."""
+    try:
+        cli.main(args=list(arguments) if arguments is not None else None, prog_name=prog_name)
+    except (NotADriver, BadFile) as error:
+        click.echo(f"mapper: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _log(level: int) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)

@@ -1,0 +1,319 @@
+"""One device: desired values reach it, its readings are told when they change, and its faults stay its own."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.mapper import Value, Visitor
+from edgehive.mapper.definition import Definition
+from edgehive.mapper.device import Device
+from edgehive.mapper.polling import State
+from mapper_rig import CLOCK, FakeEdge, define
+
+pytestmark = pytest.mark.looptime
+
+
+class Box:
+    """A driver of a device that is a dictionary; errors and latency as told."""
+
+    protocol = "virtual"
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self.writes: list[tuple[str, Value]] = []
+        self.errors: dict[str, Exception] = {}
+        self.write_error: Exception | None = None
+        self.open_error: Exception | None = None
+        self.opened: list[Mapping[str, Any]] = []
+        self.closed = 0
+        self.busy = False
+
+    async def open(self, config: Mapping[str, Any]) -> None:
+        self.opened.append(config)
+        if self.open_error:
+            raise self.open_error
+
+    async def read(self, visitor: Visitor) -> Value:
+        assert not self.busy, "two calls at once"
+        self.busy = True
+        await asyncio.sleep(self.values.get("latency", 0))  # type: ignore[arg-type]
+        self.busy = False
+        if visitor.property in self.errors:
+            raise self.errors[visitor.property]
+        return self.values.get(visitor.property, 0.0)
+
+    async def write(self, visitor: Visitor, value: Value) -> None:
+        if self.write_error:
+            raise self.write_error
+        self.writes.append((visitor.property, value))
+        self.values[visitor.property] = value
+
+    async def close(self) -> None:
+        self.closed += 1
+        self.busy = False
+
+
+@asynccontextmanager
+async def running(definition: Definition, box: Box, edge: FakeEdge) -> AsyncIterator[Device]:
+    device = Device(definition, lambda: box, edge, CLOCK)
+    task = spawn(device.run(), name="device")
+    try:
+        yield device
+    finally:
+        await cancel_and_join(task)
+
+
+T = {"name": "t"}
+
+
+async def test_a_reading_is_told_once_and_again_when_it_changes() -> None:
+    box, edge = Box(), FakeEdge()
+    box.values["t"] = 20.5
+    async with running(define((T, {})), box, edge):
+        await asyncio.sleep(10)
+        assert edge.values("t") == ["20.5"]
+        box.values["t"] = 21.0
+        await asyncio.sleep(2)
+    assert edge.values("t") == ["20.5", "21.0"]
+    assert {(item.type, item.millis) for item in edge.readings} == {("float", 1767323045000)}
+
+
+async def test_a_change_is_told_no_more_often_than_the_report_cycle_and_is_the_newest() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {"collectCycle": 100, "reportCycle": 2000})), box, edge):
+        for step in range(60):
+            box.values["t"] = float(step)
+            await asyncio.sleep(0.1)
+    times = [at for at, _, _ in edge.reports]
+    assert len(times) == 3
+    assert all(late - early >= 2 for early, late in itertools.pairwise(times))
+    assert float(edge.values("t")[-1]) >= 38
+
+
+async def test_a_deadband_keeps_small_changes_back_and_lets_a_slow_drift_through() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {"visitors": {"configData": {"deadband": 0.5}}})), box, edge):
+        for value in (20.0, 20.2, 20.4, 20.3, 20.6, 20.7):
+            box.values["t"] = value
+            await asyncio.sleep(1)
+    assert edge.values("t") == ["20.0", "20.6"]
+
+
+async def test_the_properties_of_one_round_go_in_one_report() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define(*(({"name": f"p{n}"}, {}) for n in range(20))), box, edge):
+        await asyncio.sleep(0.5)
+    assert [len(told) for _, _, told in edge.reports] == [20]
+
+
+async def test_a_property_that_is_not_for_the_cloud_is_read_and_not_told() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {"reportToCloud": False})), box, edge) as device:
+        await asyncio.sleep(3)
+        assert [item.name for item in device.readings()] == ["t"]
+    assert edge.reports == []
+
+
+async def test_a_desired_value_is_written_at_once_and_told_as_observed() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {"collectCycle": 60000})), box, edge) as device:
+        await asyncio.sleep(5)
+        device.follow(define((T, {"collectCycle": 60000, "desired": {"value": "22"}})))
+        await asyncio.sleep(0.05)
+        assert box.writes == [("t", 22.0)]
+        await asyncio.sleep(2)
+    assert edge.readings[-1].observed_desired == "22"
+    assert edge.values("t")[-1] == "22.0"
+
+
+async def test_a_refused_desired_value_is_tried_until_it_is_taken() -> None:
+    box, edge = Box(), FakeEdge()
+    box.write_error = ValueError("not now")
+    async with running(
+        define((T, {"desired": {"value": "22"}}), stateReport={"reportToCloud": True}), box, edge
+    ) as device:
+        await asyncio.sleep(5)
+        assert device.state is State.UNHEALTHY
+        assert device.faults == {"t (desired)": "write t: not now"}
+        assert edge.readings[-1].observed_desired == ""
+        box.write_error = None
+        await asyncio.sleep(60)
+        assert device.state is State.ONLINE
+    assert box.writes == [("t", 22.0)]
+
+
+async def test_a_newer_desired_value_takes_the_place_of_one_that_was_never_taken() -> None:
+    box, edge = Box(), FakeEdge()
+    box.write_error = ValueError("not now")
+    async with running(define((T, {"desired": {"value": "22"}})), box, edge) as device:
+        await asyncio.sleep(5)
+        device.follow(define((T, {"desired": {"value": "23"}})))
+        box.write_error = None
+        await asyncio.sleep(60)
+    assert box.writes == [("t", 23.0)]
+
+
+async def test_a_value_the_device_already_has_is_not_written_again() -> None:
+    box, edge = Box(), FakeEdge()
+    box.values["t"] = 22.0
+    async with running(define((T, {"desired": {"value": "22"}})), box, edge):
+        await asyncio.sleep(3)
+    assert box.writes == []
+    assert edge.readings[-1].observed_desired == "22"
+
+
+async def test_a_device_that_forgot_its_setting_gets_it_back() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {"desired": {"value": "22"}})), box, edge):
+        await asyncio.sleep(3)
+        box.values.clear()
+        box.errors["t"] = ConnectionError("power cut")
+        await asyncio.sleep(2)
+        box.errors.clear()
+        await asyncio.sleep(60)
+    assert box.writes == [("t", 22.0), ("t", 22.0)]
+
+
+async def test_somebody_who_turns_the_knob_is_not_fought() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {"desired": {"value": "22"}})), box, edge):
+        await asyncio.sleep(3)
+        box.values["t"] = 25.0
+        await asyncio.sleep(10)
+    assert box.writes == [("t", 22.0)]
+    assert edge.values("t")[-1] == "25.0"
+
+
+async def test_a_lost_device_is_opened_again_with_growing_pauses_and_its_state_is_told() -> None:
+    box, edge = Box(), FakeEdge()
+    box.open_error = ConnectionRefusedError("nobody there")
+    state = {"reportToCloud": True, "reportCycle": 10000}
+    async with running(define((T, {}), stateReport=state), box, edge) as device:
+        await asyncio.sleep(100)
+        assert 4 <= len(box.opened) <= 10
+        assert box.closed == len(box.opened)
+        assert device.faults == {"": "open: nobody there"}
+        box.open_error = None
+        await asyncio.sleep(40)
+    assert edge.states[0][1] == "offline"
+    assert edge.states[-1][1] == "online"
+    assert len(edge.states) in range(10, 20)
+
+
+async def test_one_broken_property_leaves_the_others_alone() -> None:
+    box, edge = Box(), FakeEdge()
+    box.errors["u"] = ValueError("no such register")
+    async with running(define((T, {}), ({"name": "u"}, {})), box, edge) as device:
+        await asyncio.sleep(10)
+        assert device.state is State.UNHEALTHY
+        assert device.faults == {"u": "read u: no such register"}
+    assert len(box.opened) == 1
+    assert edge.values("t") == ["0.0"]
+
+
+async def test_a_read_that_hangs_is_ended_and_the_device_opened_again() -> None:
+    box, edge = Box(), FakeEdge()
+    box.values["latency"] = 3600
+    async with running(define((T, {})), box, edge) as device:
+        await asyncio.sleep(10.2)
+        assert device.faults == {"": "read t: no answer within 10 s"}
+        box.values["latency"] = 0
+        await asyncio.sleep(5)
+        assert device.state is State.ONLINE
+
+
+@pytest.mark.parametrize("value", ["warm", None, float("nan"), b"\xff", 2**70])
+async def test_a_driver_that_returns_nonsense_hurts_one_property_only(value: Any) -> None:
+    box, edge = Box(), FakeEdge()
+    box.values["u"] = value
+    async with running(define((T, {}), ({"name": "u", "type": "INT"}, {})), box, edge) as device:
+        await asyncio.sleep(3)
+        assert "the driver's value" in device.faults["u"]
+    assert edge.values("u") == []
+    assert edge.values("t") == ["0.0"]
+
+
+async def test_what_could_not_be_told_is_told_later_in_its_newest_form() -> None:
+    box, edge = Box(), FakeEdge()
+    edge.away = True
+    async with running(define((T, {})), box, edge):
+        for step in range(10):
+            box.values["t"] = float(step)
+            await asyncio.sleep(1)
+        edge.away = False
+        await asyncio.sleep(20)
+    assert edge.values("t") == ["9.0"]
+
+
+async def test_a_slow_edge_delays_no_reading() -> None:
+    box, edge = Box(), FakeEdge()
+    edge.slow = 5
+    async with running(define((T, {})), box, edge) as device:
+        await asyncio.sleep(20.5)
+        assert device.reads >= 20
+
+
+async def test_an_edge_that_refuses_a_report_gets_the_next_change() -> None:
+    box, edge = Box(), FakeEdge()
+    edge.refusal = "no such device"
+    async with running(define((T, {})), box, edge):
+        await asyncio.sleep(5)
+        edge.refusal = ""
+        box.values["t"] = 1.0
+        await asyncio.sleep(3)
+    assert edge.values("t") == ["1.0"]
+
+
+async def test_everything_is_told_again_to_an_edge_that_began_anew() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {})), box, edge) as device:
+        await asyncio.sleep(3)
+        device.tell_everything()
+        await asyncio.sleep(0.1)
+    assert edge.values("t") == ["0.0", "0.0"]
+
+
+async def test_a_changed_cycle_is_followed_and_a_changed_address_opens_anew() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {})), box, edge) as device:
+        await asyncio.sleep(3)
+        device.follow(define((T, {"collectCycle": 100})))
+        before = device.reads
+        await asyncio.sleep(1)
+        assert device.reads - before >= 9
+        assert len(box.opened) == 1
+        device.follow(define((T, {}), config={"ip": "192.0.2.7"}))
+        await asyncio.sleep(0.2)
+    assert box.opened[-1] == {"ip": "192.0.2.7"}
+    assert len(box.opened) == 2
+
+
+async def test_properties_come_and_go() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {})), box, edge) as device:
+        await asyncio.sleep(1)
+        device.follow(define(({"name": "u"}, {})))
+        await asyncio.sleep(3)
+        assert [item.name for item in device.readings()] == ["u"]
+    assert edge.values("u") == ["0.0"]
+
+
+async def test_one_dead_device_slows_no_other() -> None:
+    dead, well, edge = Box(), Box(), FakeEdge()
+    dead.values["latency"] = 3600
+    defined = {name: define((T, {}), name=name) for name in ("dead", "well")}
+    async with running(defined["dead"], dead, edge), running(defined["well"], well, edge) as device:
+        await asyncio.sleep(30.5)
+        assert device.reads >= 30
+
+
+async def test_stopping_closes_the_driver() -> None:
+    box = Box()
+    async with running(define((T, {})), box, FakeEdge()):
+        await asyncio.sleep(1)
+    assert box.closed == 1
