@@ -71,7 +71,9 @@ class SyncController:
         self._unasked: set[str] = set()
 
     async def run(self, ready: Ready) -> None:
-        await asyncio.gather(*(cache.wait_synced() for cache in self._caches.values()))
+        # Not for devices: in a cluster without these kinds everything else goes on.
+        needed = (cache for resource, cache in self._caches.items() if resource not in (DEVICES, DEVICE_MODELS))
+        await asyncio.gather(*(cache.wait_synced() for cache in needed))
         await self._records.wait_loaded()
         async with asyncio.TaskGroup() as group:
             for number in range(AT_ONCE):
@@ -215,7 +217,7 @@ class SyncController:
 
     def _unrecorded_devices(self, node: str) -> list[Down]:
         """Devices of the node that were never handed to the hub, as when it joined after them, and their models."""
-        if self._nodes.get(node) is None or DEVICES not in self._caches:
+        if self._nodes.get(node) is None or not self._knows_devices():
             return []
         found: dict[str, Down] = {}
         for device in self._caches[DEVICES].by_index(BY_NODE, node):
@@ -231,6 +233,10 @@ class SyncController:
         namespace, _, name = model_key(device).partition("/")
         return self._caches[DEVICE_MODELS].get(name, namespace)
 
+    def _knows_devices(self) -> bool:
+        kinds = [self._caches.get(resource) for resource in (DEVICES, DEVICE_MODELS)]
+        return all(cache is not None and cache.synced for cache in kinds)
+
     def _is_unrecorded(self, node: str, document: Document) -> bool:
         return self._records.version(node, document.meta.namespace, document.meta.uid) is None
 
@@ -239,7 +245,7 @@ class SyncController:
         resource = _resource(record.ref)
         if resource is DEVICES:
             return node_of(current) == record.node
-        if resource is not DEVICE_MODELS or DEVICES not in self._caches:
+        if resource is not DEVICE_MODELS or not self._knows_devices():
             return True
         devices = self._caches[DEVICES].by_index(BY_MODEL, f"{record.ref.namespace}/{record.ref.name}")
         return any(node_of(device) == record.node for device in devices)

@@ -218,22 +218,32 @@ def test_what_was_created_and_deleted_while_the_edge_was_away_is_made_good(devic
     """[B5] A stock cloud never tells the twin of either."""
     pairing = devices.pairing
     devices.create("old")
-    pairing.until("the first device", lambda: "default/old" in devices.members())
-    pairing.until("the device to be acknowledged", lambda: _recorded(pairing, "device", "old"))
+    devices.create("kept")
+    pairing.until("the first devices", lambda: {"default/old", "default/kept"} <= devices.members())
+    pairing.until("the devices to be acknowledged", lambda: _recorded(pairing, "device", "old"))
+    devices.report("kept", actual="3")
+    devices.until_heard("device/default/kept/twin/update/result")
+    said = len(devices.heard("device/default/kept/twin/update/result"))
     pairing.hosts.end_edgecore(kill=True)
     devices.create("new", description="made-in-the-dark")
     devices.remove("old")
     pairing.hosts.start_edgecore()
     if pairing.cast.stock_cloudcore:
         pairing.until("the new device to be acknowledged", lambda: _recorded(pairing, "device", "new"), 90)
-        devices.remove("new")
+        devices.remove("new", "kept")
         return
-    pairing.until("the devices it has now", lambda: devices.members() == {"default/new"}, 90)
+    pairing.until("the devices it has now", lambda: devices.members() == {"default/kept", "default/new"}, 90)
+    # The device that stayed has its values, and nobody was told of an error.
+    devices.publish("device/default/kept/twin/get", {"event_id": "g"})
+    twins = devices.until_heard("device/default/kept/twin/get/result", lambda told: told.get("event_id") == "g")
+    assert twins["twin"]["temperature"]["actual"]["value"] == "3"
+    assert not [told for told in devices.heard("device/default/kept/twin/update/result")[said:] if "code" in told]
     said = devices.until_heard(f"node/{NODE}/membership/updated", lambda said: "default/new" in str(said))
     assert said["added_devices"][0]["description"] == "made-in-the-dark"
     devices.report("new", actual="7")
     devices.until_reported("new", "7")
-    devices.remove("new")
+    devices.until_reported("kept", "3")
+    devices.remove("new", "kept")
 
 
 def test_a_device_that_makes_no_sense_is_said_and_the_rest_goes_on(devices: Devices) -> None:

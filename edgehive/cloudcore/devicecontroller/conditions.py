@@ -20,7 +20,7 @@ from edgehive.api.meta import Condition
 from edgehive.api.registry import DEVICES
 from edgehive.kit.clock import Clock, rfc3339
 from edgehive.kube.client import Client, PatchType
-from edgehive.kube.errors import ApiError, NotFound
+from edgehive.kube.errors import ApiError, Conflict, NotFound
 from edgehive.kube.recorder import Recorder
 from edgehive.wire.devices import DeviceId
 
@@ -99,6 +99,11 @@ def _written(one: Condition) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value}
 
 
+def _passes(error: ApiError | TimeoutError) -> bool:
+    """Whether it is worth trying again; where cloudcore may not write to devices it is not."""
+    return isinstance(error, TimeoutError | Conflict) or error.transient
+
+
 class Conditions:
     """`run` it; `find` takes what was found. `find_device` gives the device as it is."""
 
@@ -118,6 +123,7 @@ class Conditions:
         self._due: OrderedDict[DeviceId, None] = OrderedDict()
         self._resting: dict[DeviceId, asyncio.TimerHandle] = {}
         self._busy: set[DeviceId] = set()
+        self._complained: set[type[BaseException]] = set()
         self._wake = asyncio.Event()
 
     def find(self, device: Document, finding: Finding) -> None:
@@ -164,12 +170,19 @@ class Conditions:
                 async with asyncio.timeout(WRITE_SECONDS):
                     await self._write(id, findings)
             except (ApiError, TimeoutError) as error:
-                log.debug("conditions of device %s are written later: %s", id, error)
-                self._waiting[id] = findings | self._waiting.get(id, {})
-                delay = RETRY_SECONDS
+                if _passes(error):
+                    self._waiting[id] = findings | self._waiting.get(id, {})
+                    delay = RETRY_SECONDS
+                self._complain(id, error)
             finally:
                 self._busy.discard(id)
             self._rest(id, delay)
+
+    def _complain(self, id: DeviceId, error: ApiError | TimeoutError) -> None:
+        """Once for each kind of error: it is the same for every device."""
+        level = logging.DEBUG if type(error) in self._complained or isinstance(error, Conflict) else logging.WARNING
+        self._complained.add(type(error))
+        log.log(level, "conditions of device %s are not written: %s", id, error or "no answer in time")
 
     def _rest(self, id: DeviceId, delay: float) -> None:
         def over() -> None:

@@ -81,7 +81,9 @@ class DeviceController:
             group.create_task(context.conditions.run(), name="conditions of devices")
             group.create_task(_take_over(context), name="judge devices as leader")
             group.create_task(_tell_held_back(context, engine), name="devices held back")
-            await engine.run(self._mailbox, ready, self._reports.take)
+            # A cluster that has not the kinds, and does not let them be made, is served as far as it goes.
+            ready()
+            await engine.run(self._mailbox, lambda: None, self._reports.take)
 
     def _context(self, recorder: Recorder) -> DeviceContext:
         client, clock = self._deps.client, self._deps.clock

@@ -6,10 +6,21 @@ from typing import Any
 import pytest
 
 from edgehive.api.document import Document
-from edgehive.api.registry import DEVICE_MODELS, DEVICE_STATUSES, DEVICES, EVENTS, NAMESPACES, NODES, OBJECT_SYNCS
+from edgehive.api.registry import (
+    CUSTOM_RESOURCE_DEFINITIONS,
+    DEVICE_MODELS,
+    DEVICE_STATUSES,
+    DEVICES,
+    EVENTS,
+    NAMESPACES,
+    NODES,
+    OBJECT_SYNCS,
+)
 from edgehive.beehive.message import Message
 from edgehive.kube.client import Client
+from edgehive.kube.errors import Forbidden, NotFound
 from edgehive.testing.cloud import Cloud, ScriptedEdge, cloud, content_of
+from edgehive.testing.cluster import Cluster
 
 pytestmark = pytest.mark.looptime
 
@@ -479,3 +490,33 @@ async def members(edge: ScriptedEdge, question: Message) -> Any:
 async def events(it: Cloud) -> list[tuple[str, str]]:
     listed = [item.to_dict() for item in (await it.client.list(EVENTS)).items]
     return [(event["reason"], event["message"]) for event in listed if event["involvedObject"]["kind"] == "Device"]
+
+
+class _WithoutDevices:
+    """A cluster that has no device kinds and lets nobody define them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __getattr__(self, verb: str) -> Any:
+        real = getattr(self._client, verb)
+        if verb not in ("get", "list", "create"):
+            return real
+
+        async def ask(resource: Any, *args: Any, **more: Any) -> Any:
+            if resource in (DEVICES, DEVICE_MODELS, DEVICE_STATUSES):
+                raise NotFound("the server could not find the requested resource")
+            if resource is CUSTOM_RESOURCE_DEFINITIONS:
+                raise Forbidden("definitions are not yours")
+            return await real(resource, *args, **more)
+
+        return ask
+
+
+async def test_a_cluster_without_the_kinds_of_devices_is_served_as_before() -> None:
+    async with Cluster() as cluster, cloud(cluster=cluster, client=_WithoutDevices(cluster.client())) as it:
+        edge = await it.edge("n1")
+        await edge.close()
+        await it.pod("web", "n1")
+        edge = await it.edge("n1", register=False)
+        await edge.expect_object("default/pod/web")

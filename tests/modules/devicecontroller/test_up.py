@@ -11,7 +11,7 @@ import pytest
 from edgehive.api.registry import DEVICE_MODELS, DEVICE_STATUSES, DEVICES, EVENTS, ApiResource
 from edgehive.beehive.message import Message
 from edgehive.kube.client import Client
-from edgehive.kube.errors import ApiError, NotFound, RequestTooLarge, Unreachable
+from edgehive.kube.errors import ApiError, Forbidden, NotFound, RequestTooLarge, Unreachable
 from edgehive.testing.cloud import Cloud, ScriptedEdge, cloud, content_of
 from edgehive.testing.cluster import Cluster
 
@@ -29,8 +29,9 @@ MODEL = {
 class Troubled:
     """A client that does to patches of DeviceStatus what `trouble` says, and counts them."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, kind: ApiResource = DEVICE_STATUSES) -> None:
         self._client = client
+        self._kind = kind
         self.trouble: Callable[[], ApiError | None] = lambda: None
         self.patches = 0
         self.at_once = self.most_at_once = 0
@@ -40,7 +41,7 @@ class Troubled:
         return getattr(self._client, name)
 
     async def patch(self, resource: ApiResource, *args: Any, **more: Any) -> Any:
-        if resource is not DEVICE_STATUSES:
+        if resource is not self._kind:
             return await self._client.patch(resource, *args, **more)
         self.patches += 1
         self.at_once += 1
@@ -256,6 +257,23 @@ async def test_what_the_api_refuses_for_good_is_said_and_not_repeated() -> None:
         it.api.trouble = lambda: None
         await it.confirmed(await it.report("2"))
         assert await it.value() == "2"
+
+
+async def test_a_cloudcore_that_may_not_write_to_devices_serves_them_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Cluster() as cluster:
+        api = Troubled(cluster.client(), DEVICES)
+        api.trouble = lambda: Forbidden("devices is forbidden")
+        async with cloud(cluster=cluster, client=api) as it:
+            edge = await it.edge("n1")
+            for number in range(20):
+                spec = {"nodeName": "n1", "properties": [{"name": "t"}]}
+                await it.client.create(DEVICES, {"metadata": {"name": f"d{number}"}, "spec": spec}, "default")
+            await edge.expect_object("default/device/d19")
+            await asyncio.sleep(20)
+            assert api.patches == 20
+            assert len([record for record in caplog.records if "devices is forbidden" in record.message]) == 1
 
 
 # Who may report what
