@@ -84,7 +84,8 @@ class HubLink(asyncio.Protocol):
         self._lost = lost
         #: The beginning of a frame; bytes while there is none.
         self._buffer: bytes | bytearray = b""
-        self._parts: list[bytes] = []
+        #: What came of a message in parts; None between messages.
+        self._parts: bytearray | None = None
         #: Whole frames that nobody has taken, and their size.
         self._frames: list[bytes] = []
         self._waiting = 0
@@ -291,22 +292,24 @@ class HubLink(asyncio.Protocol):
         if opcode in (frames.TEXT, frames.BINARY, frames.CONTINUATION):
             self._take_data(frame, payload)
         elif opcode == frames.PING:
-            if not self._transport.is_closing():
+            # Pongs for one who does not read them would pile up; a later ping is answered instead.
+            if not self._paused and not self._transport.is_closing():
                 self._transport.write(frames.server_frame(frames.PONG, payload))
         elif opcode == frames.CLOSE:
             self._take_close(payload)
 
     def _take_data(self, frame: Frame, payload: bytes) -> None:
-        if (frame.opcode == frames.CONTINUATION) is not bool(self._parts):
+        if (frame.opcode == frames.CONTINUATION) is not (self._parts is not None):
             raise BrokenFrame("the parts of a message do not follow each other")
-        if not frame.final or self._parts:
-            # An empty first part has to count as one.
-            self._parts.append(payload)
-            if sum(map(len, self._parts)) > codec.MAX_FRAME:
+        if not frame.final or self._parts is not None:
+            # One buffer for all parts: however small they are, they cost no more than their bytes.
+            self._parts = self._parts if self._parts is not None else bytearray()
+            self._parts += payload
+            if len(self._parts) > codec.MAX_FRAME:
                 raise BrokenFrame(f"the largest accepted size of a message is {codec.MAX_FRAME}", frames.TOO_LARGE)
             if not frame.final:
                 return
-            payload, self._parts = b"".join(self._parts), []
+            payload, self._parts = bytes(self._parts), None
         if not self._closing:
             self._frames.append(payload)
             self._waiting += len(payload)
@@ -322,7 +325,7 @@ class HubLink(asyncio.Protocol):
     def _ended(self, end: LinkClosed | ProtocolError) -> None:
         self._end = self._end or end
         self._buffer = b""
-        self._parts.clear()
+        self._parts = None
         self._wake_reader()
         if self._parting is not None and not self._parting.done():
             self._parting.set_result(None)
