@@ -31,6 +31,7 @@ from edgehive.edgecore.devicetwin.rows import Rows
 from edgehive.edgecore.devicetwin.turn import Turn
 from edgehive.kit import metrics
 from edgehive.kit.clock import Clock, rfc3339, unix_millis
+from edgehive.kit.mailbox import Mailbox
 from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kube.client import Client
 from edgehive.kube.recorder import Recorder
@@ -47,6 +48,8 @@ log = logging.getLogger("edgehive.devicetwin")
 
 #: Messages one transaction takes at most: all that came while a slow disk was busy with the last.
 BATCH = 1024
+#: Batches that are stored and not told yet; beyond, the next one waits.
+TURNS = 4
 #: As Go: a write that fails is tried this often, this many seconds apart.
 WRITE_TRIES, WRITE_PAUSE = 5, 1.0
 _DEVICE_API = "devices.kubeedge.io/v1beta1"
@@ -79,7 +82,10 @@ class DeviceTwin:
         self._mailbox = bus.register(self.name, self.group)
         self._rows = Rows(database)
         self._house = House(node, Devices(), Catalog(bus))
-        self._reports = Reports(self._report, self._send)
+        #: Held while what is in memory is not on disk yet.
+        self._gate = asyncio.Lock()
+        self._told: Mailbox[tuple[Turn, bool]] = Mailbox("news of devices", size=TURNS)
+        self._reports = Reports(self._report, self._send, self._gate)
         self._recorder: Recorder | None = None
         self._mapping: Mapping | None = None
         registry = registry or CollectorRegistry()
@@ -100,6 +106,8 @@ class DeviceTwin:
             stack.callback(sending.cancel)
             if self._dmi_folder:
                 await self._open_dmi(stack)
+            telling = tasks.create_task(self._tell_all(), name="device news")
+            stack.callback(telling.cancel)
             ready()
             while True:
                 await self._take_batch()
@@ -127,7 +135,9 @@ class DeviceTwin:
         for id, said in (await self._house.catalog.devices()).items():
             self._house.device_arrived(id, said, turn)
         turn.orders.clear()  # mappers hear when they are served again
-        await self._commit(turn)
+        stored = not turn.batch or await self._write(turn)
+        self._act(turn, stored)
+        await self._tell(turn, stored)
 
     # One batch
 
@@ -137,10 +147,18 @@ class DeviceTwin:
             batch.append(self._mailbox.get_nowait())
         self._turns.inc()
         self._taken.inc(len(batch))
-        turn = self._turn()
-        for message in batch:
-            self._take(message, turn)
-        await self._commit(turn)
+        async with self._gate:
+            turn = self._turn()
+            for message in batch:
+                self._take(message, turn)
+            stored = not turn.batch or await self._write(turn)
+            self._act(turn, stored)
+        await self._told.put((turn, stored))
+
+    async def _tell_all(self) -> None:
+        """Tell of one batch while the next is being written, in their order."""
+        while True:
+            await self._tell(*await self._told.get())
 
     def _turn(self) -> Turn:
         now = self._clock.now()
@@ -163,22 +181,25 @@ class DeviceTwin:
             self._refused.labels(route.source).inc()
             log.error("%s %s of %s cannot be read: %s", route.operation, route.resource[:300], route.source, error)
 
-    async def _commit(self, turn: Turn) -> None:
-        stored = not turn.batch or await self._write(turn)
+    def _act(self, turn: Turn, stored: bool) -> None:
+        """What follows at once from rows that are written, or could not be."""
         for id in turn.forgotten:
             self._reports.forget(id)
-        if stored:
-            for topic in turn.touched:
-                self._reports.touch(topic)
+        for request in turn.requests:
+            self._answer(request, stored)
+        if not stored:
+            return
+        for topic in turn.touched:
+            self._reports.touch(topic)
+        if self._mapping is not None:
+            for protocol, order in turn.orders:
+                self._mapping.mappers.order(protocol, [order])
+
+    async def _tell(self, turn: Turn, stored: bool) -> None:
         for publication in turn.publications:
             payload = publication.payload if stored else publication.instead
             if payload is not None:
                 await self._publish(publication.topic, payload)
-        for request in turn.requests:
-            self._answer(request, stored)
-        if stored and self._mapping is not None:
-            for protocol, order in turn.orders:
-                self._mapping.mappers.order(protocol, [order])
         for happening in turn.happenings:
             await self._happened(happening.device, happening.reason, happening.text)
 

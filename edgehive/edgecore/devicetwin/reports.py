@@ -56,9 +56,10 @@ class _Flight:
 
 
 class Reports:
-    """One per devicetwin; `run` sends while the link is up."""
+    """One per devicetwin; `run` sends while the link is up, and reads what is to be told while it holds `gate`."""
 
-    def __init__(self, write: Write, send: Send) -> None:
+    def __init__(self, write: Write, send: Send, gate: asyncio.Lock) -> None:
+        self._gate = gate
         self._write = write
         self._send = send
         self._waiting: OrderedDict[Topic, None] = OrderedDict()
@@ -145,7 +146,8 @@ class Reports:
 
     async def _next(self) -> None:
         topic, _ = self._waiting.popitem(last=False)
-        report = self._write(topic)
+        async with self._gate:
+            report = self._write(topic)
         if report is None:
             return
         if (older := self._flights.pop(topic, None)) is not None:
