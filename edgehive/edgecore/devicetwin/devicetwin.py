@@ -31,6 +31,7 @@ from edgehive.edgecore.devicetwin.rows import Rows
 from edgehive.edgecore.devicetwin.turn import Turn
 from edgehive.kit import metrics
 from edgehive.kit.clock import Clock, rfc3339, unix_millis
+from edgehive.kit.json_depth import too_deep
 from edgehive.kit.mailbox import Mailbox
 from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kube.client import Client
@@ -221,7 +222,8 @@ class DeviceTwin:
     # Who speaks
 
     def _from_bus(self, topic: str, payload: bytes, turn: Turn) -> None:
-        """A publication of an application."""
+        """A publication of an application. One that nests too deep to be read is answered as any that cannot be."""
+        payload = b"" if too_deep(payload) else payload
         spoken = topics.read_device(topic)
         if spoken is not None:
             self._from_application(spoken.device, spoken.what, payload, turn)
@@ -276,6 +278,8 @@ class DeviceTwin:
 
     def _from_cloud(self, message: Message, turn: Turn) -> None:
         path, content = message.route.resource, message.content_bytes()
+        if too_deep(content):
+            raise msgspec.DecodeError("it nests too deep")
         if message.header.parent_id:
             self._confirmed(message, turn)
         elif path.endswith(Path.MEMBERSHIP_DETAIL):

@@ -117,6 +117,7 @@ async def test_dt1_the_form_of_2019_is_answered_in_that_form(edge):
 @pytest.mark.parametrize(
     ("payload", "code", "reason"),
     [
+        ('{"x":' + "[" * 100_000, 400, "Unmarshal update request body failed, please check the request"),
         ("{not json", 400, "Unmarshal update request body failed, please check the request"),
         ({"event_id": "e", "twin": {"t": 5}}, 400, "Unmarshal update request body failed, please check the request"),
         ({"event_id": "e"}, 400, "Update twin error, key:twin does not exist"),
@@ -208,6 +209,7 @@ async def test_topics_that_mean_nothing_are_ignored(edge, topic):
 
 async def test_what_cannot_be_read_ends_nothing(edge):
     await edge.from_cloud("membership", "{broken")
+    await edge.from_cloud("membership", '{"x":' + "[" * 100_000)
     await edge.from_cloud("membership/detail", {"devices": 5})
     await edge.from_cloud("nonsense", 5)
     await edge.from_cloud("membership", {"added_devices": [{"name": "no id"}]})
