@@ -239,6 +239,28 @@ async def test_eb7_the_embedded_broker_is_the_whole_mosquitto(start, port):
         assert (await app.hear())[:2] == ("mine/kept", b"x")
 
 
+async def test_a_publication_of_many_megabytes_costs_the_connection_and_no_more(start, tmp_path, port, caplog):
+    with mosquitto(tmp_path / "b", port):
+        async with start(**external(port)) as edge, application(port) as app:
+            await edge.connected()
+            app.publish("a/user/b", b"x" * 4 * broker.MESSAGE_LIMIT, qos=0)
+            async with asyncio.timeout(10):
+                while "was refused" not in caplog.text:
+                    await asyncio.sleep(0.01)
+            async with asyncio.timeout(10):
+                while edge.module._clients[0].connected.is_set():
+                    await asyncio.sleep(0.01)
+            await edge.connected()
+            await until_heard(app, edge, "a/user/c")
+
+
+async def test_bytes_that_are_no_text_are_told_as_far_as_they_are(start, tmp_path, port):
+    async with start(**internal(port)) as edge, application(port) as app:
+        await edge.connected()
+        app.publish("a/user/b", b"\xff\x00abc")
+        assert (await edge.next_of(edge.hub)).read(str) == "\ufffd\x00abc"
+
+
 async def test_without_mosquitto_the_mend_is_named(tmp_path, port, monkeypatch):
     monkeypatch.setattr(broker.shutil, "which", lambda _: None)
     monkeypatch.setattr(broker, "PLACES", ())
