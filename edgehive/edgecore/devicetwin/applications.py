@@ -15,7 +15,7 @@ from edgehive.edgecore.devicetwin import bodies, twins
 from edgehive.edgecore.devicetwin.membership import REACHABLE, STATES, Device, Devices
 from edgehive.edgecore.devicetwin.observation import Observation
 from edgehive.edgecore.devicetwin.reports import Topic
-from edgehive.edgecore.devicetwin.turn import Turn
+from edgehive.edgecore.devicetwin.turn import Happening, Turn
 from edgehive.edgecore.devicetwin.twins import Record, Refused
 from edgehive.wire import topics
 from edgehive.wire.devices import Attribute, DeviceState, MembershipDetail, ReportKind, StateUpdate, Twin, TwinUpdate
@@ -27,6 +27,8 @@ _state = msgspec.json.Decoder(bodies.StateAsked)
 _attributes = msgspec.json.Decoder(bodies.AttributesSaid)
 _encode = msgspec.json.Encoder().encode
 
+#: Reason of the Event on a device of which something was said that cannot be.
+VALUE_REFUSED = "ValueRefused"
 #: Attributes one device may have.
 ATTRIBUTE_LIMIT = 512
 
@@ -45,9 +47,9 @@ def update_twins(devices: Devices, name: DeviceName, payload: bytes, turn: Turn)
             raise Refused(400, bodies.NO_TWIN)
         changes = _judged(device, said.twin, turn.now)
     except msgspec.MsgspecError:
-        _refuse(name, event_id, Refused(400, bodies.UNREADABLE), turn)
+        _refuse(name, event_id, Refused(400, bodies.UNREADABLE), turn, device)
     except Refused as refusal:
-        _refuse(name, event_id, refusal, turn)
+        _refuse(name, event_id, refusal, turn, device)
     else:
         shown = {key: twins.shown(change.record, said.twin[key]) for key, change in changes.items() if change}
         instead = bodies.failure(event_id, turn.now, 500, "the update could not be stored; the disk refuses writes")
@@ -70,6 +72,9 @@ def observe(device: Device, observations: Sequence[Observation], types: Mapping[
         except Refused as refusal:
             changes.pop(item.name, None)
             refused.append(f"{item.name[:128]}: {refusal}")
+    if refused:
+        text = "; ".join(refused[:3])
+        turn.happenings.append(Happening(device, VALUE_REFUSED, f"values of its mapper were refused: {text}"))
     if changes:
         shown = {name: twins.shown(change.record) for name, change in changes.items()}
         turn.tell(device, DeviceTopic.TWIN_UPDATE_RESULT, bodies.result("", turn.now, shown))
@@ -206,9 +211,12 @@ def _apply(device: Device, changes: Mapping[str, twins.Changed], event_id: str, 
     tell_delta(device, turn)
 
 
-def _refuse(name: DeviceName, event_id: str, refusal: Refused, turn: Turn) -> None:
+def _refuse(name: DeviceName, event_id: str, refusal: Refused, turn: Turn, device: Device | None) -> None:
+    """Told to who asked, and as an Event to who looks at the device in the cloud."""
     answer = bodies.failure(event_id, turn.now, refusal.code, str(refusal))
     turn.publish(topics.device(name, DeviceTopic.TWIN_UPDATE_RESULT), answer)
+    if device is not None:
+        turn.happenings.append(Happening(device, VALUE_REFUSED, f"an update over MQTT was refused: {refusal}"))
 
 
 def _spoken_type(type: str) -> str:

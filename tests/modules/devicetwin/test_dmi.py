@@ -185,6 +185,7 @@ async def test_a_value_that_is_refused_says_so_and_the_others_are_kept(edge, man
     assert "t: the value is not int or integer" in error.message
     assert "v: the value has 5000 characters" in error.message
     assert set(await edge.twins()) == {"u"}
+    assert "t: the value is not int or integer" in (await edge.event())["message"]
 
 
 async def test_what_no_mapper_should_send_is_refused_by_name(edge, manager):

@@ -140,6 +140,9 @@ async def test_dt2_a_bad_update_is_refused_as_a_whole_with_its_reason(edge, payl
     assert answer["code"] == code
     assert reason in answer["reason"]
     assert set(await edge.twins()) == {"good"}
+    event = await edge.event()
+    assert (event["reason"], event["involvedObject"]["name"]) == ("ValueRefused", "d")
+    assert reason in event["message"]
 
 
 async def test_dt2_a_part_that_is_bad_spoils_the_whole_update(edge):
