@@ -165,7 +165,9 @@ class CloudStream:
 
         cluster = ClusterMetrics(client, self._deps.clock, tunnels, self._nodes, self._pods, is_away=is_away)
         address = await numeric(self._config.advertise_address or self._deps.address)
-        registration = Registration(client, address, self._config.stream_port, issued.ca_pem)
+        registration = Registration(
+            client, address, self._config.stream_port, issued.ca_pem, holders=self._deps.presence
+        )
         return MetricsDoor(
             client, MetricsFace(front, Callers(client, allowed=10.0, refused=10.0), cluster, registry), registration
         )

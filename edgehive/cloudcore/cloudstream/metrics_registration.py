@@ -4,13 +4,13 @@ A Service without selector names this cloudcore's address and port, an APIServic
 label is ever changed or removed: where metrics-server or another adapter is, ours goes. Where the API server cannot
 reach the Service's own address, for want of kube-proxy, the Service becomes another name for cloudcore's. Where that
 does not help either it all goes, because an API that does not answer holds up the deletion of namespaces; and so it
-does when the last cloudcore stops.
+does when the last cloudcore stops. An address that several share stays until the last of them goes.
 
 Go: k8s.io/kube-aggregator/pkg/apis/apiregistration/v1
 """
 
 import logging
-from typing import Final
+from typing import Final, Protocol
 
 from edgehive.api.document import Document
 from edgehive.api.registry import API_SERVICES, CLUSTER_ROLES, ENDPOINTS, SERVICES, ApiResource
@@ -46,13 +46,21 @@ class NotAggregating(Exception):
     """The API server has no APIServices."""
 
 
-class Registration:
-    """One round after another: `check` makes it true, `withdraw` ends it."""
+class Holders(Protocol):
+    """Keeps who serves metrics at which address: workers of one machine and balanced replicas share theirs."""
 
-    def __init__(self, client: Client, address: str, port: int, ca_pem: bytes) -> None:
+    async def hold(self, address: str) -> None: ...
+    async def let_go(self, address: str) -> bool: ...
+
+
+class Registration:
+    """One round after another: `check` makes it true, `withdraw` ends it. Without `holders` there is no other."""
+
+    def __init__(self, client: Client, address: str, port: int, ca_pem: bytes, holders: Holders | None = None) -> None:
         self._client = client
         self._address, self._port = address, port
         self._ca_pem = ca_pem
+        self._holders = holders
         #: Whether the Service is another name for our address, dialled as it is.
         self._by_name = False
         self._missed = 0
@@ -81,6 +89,8 @@ class Registration:
     async def withdraw(self) -> None:
         """Take this cloudcore off, and everything when it was the last; raises ApiError."""
         self.stands = self.begun = False
+        if self._holders is not None and await self._holders.let_go(self._address):
+            return
         if await self._alias() not in ("", self._address) or await self._leave():
             return
         present = await self._present()
@@ -143,6 +153,8 @@ class Registration:
 
     async def _stand(self) -> None:
         self._aside, self.begun = False, True
+        if self._holders is not None:
+            await self._holders.hold(self._address)
         alias = await self._alias()
         self._by_name = self._by_name or bool(alias)
         if alias not in ("", self._address):

@@ -24,6 +24,7 @@ class _LeaseSpec(Lens, frozen=True):
     holder_identity: str = ""
     lease_duration_seconds: int = 0
     acquire_time: str = ""
+    renew_time: str = ""
     lease_transitions: int = 0
 
 
@@ -40,12 +41,19 @@ class Held:
     seconds: int
     acquired: str
     transitions: int
+    #: By the holder's clock, which may differ from ours.
+    renewed: str = ""
 
     @classmethod
     def of(cls, document: Document) -> "Held":
         spec = document.read(_Lease).spec
         return cls(
-            document, spec.holder_identity, spec.lease_duration_seconds, spec.acquire_time, spec.lease_transitions
+            document,
+            spec.holder_identity,
+            spec.lease_duration_seconds,
+            spec.acquire_time,
+            spec.lease_transitions,
+            spec.renew_time,
         )
 
     @property

@@ -1,4 +1,5 @@
-"""The register of cloudcores: one Lease for each, which says that it lives and where it takes forwarded streams.
+"""The register of cloudcores: one Lease for each, which says that it lives, where it takes forwarded streams,
+and at which address, that others may share, it serves metrics.
 
 Each replica keeps its own; whoever looks for the others lists them when he needs them, so at rest nobody watches. The
 leader removes what nobody keeps any more. Two processes of one name are found by their writes of one Lease.
@@ -8,11 +9,12 @@ import asyncio
 import logging
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 
 from edgehive.api.registry import LEASES
 from edgehive.cloudcore.replicas.leases import NAMESPACE, Held, LeaseFile
 from edgehive.cloudcore.replicas.standing import Standing
-from edgehive.kit.clock import Clock
+from edgehive.kit.clock import Clock, parse_rfc3339
 from edgehive.kit.fatal import Fatal
 from edgehive.kube.client import Client
 from edgehive.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, NotFound
@@ -22,6 +24,8 @@ log = logging.getLogger("edgehive.cloudcore")
 LABEL = "edgehive.io/cloudcore-replica"
 #: Where the replica takes streams for its nodes: host and port.
 PEER_ANNOTATION = "edgehive.io/peer-address"
+#: The address the cluster is told for metrics.
+METRICS_ANNOTATION = "edgehive.io/metrics-address"
 LEASE_SECONDS, RENEW_SECONDS = 30, 10.0
 #: How old a list of the others may be, and how often the leader looks for dead ones.
 FRESH_SECONDS, SWEEP_SECONDS = 5.0, 60.0
@@ -53,7 +57,8 @@ class Presence:
         self._clock = clock
         self._standing = standing
         self._identity = f"{standing.name}_{nonce}"
-        self._address = ""
+        self._address = self._metrics_address = ""
+        self._writing = asyncio.Lock()
         self._entry: Held | None = None
         #: The API refuses the entry for good, which was said.
         self._refused = False
@@ -68,6 +73,45 @@ class Presence:
         """Streams for nodes whose tunnel is here are taken at this address ("" for nowhere)."""
         self._address = address
         self._changed.set()
+
+    # Addresses that several may share
+
+    async def hold(self, address: str) -> None:
+        """Say that metrics are served at this address, before the cluster is told of it."""
+        if address != self._metrics_address:
+            self._metrics_address = address
+            await self._renew_once()
+
+    async def let_go(self, address: str) -> bool:
+        """Say that they are no more; whether another living replica serves them there. Raises ApiError.
+
+        Said before the others are looked at: of two that let go at once, one at least finds that it was the last.
+        """
+        self._metrics_address = ""
+        if self._entry is not None:
+            await self._renew_once()
+        try:
+            listed = await self._list()
+        except Forbidden:
+            return False  # where no Leases may be kept there are no others
+        return any(
+            (held.document.meta.annotations or {}).get(METRICS_ANNOTATION) == address and self._seems_alive(held)
+            for _, held in listed
+        )
+
+    async def _renew_once(self) -> None:
+        try:
+            await self._renew()
+        except NameTaken:
+            self._changed.set()  # `run` finds it too, and tells
+
+    def _seems_alive(self, held: Held) -> bool:
+        """By its own date, as there is no time to wait for a change: a wrong clock costs what siblings mend."""
+        try:
+            renewed = parse_rfc3339(held.renewed)
+        except ValueError:
+            return False
+        return self._clock.now() - renewed < timedelta(seconds=2 * (held.seconds or LEASE_SECONDS))
 
     # The own entry
 
@@ -94,6 +138,10 @@ class Presence:
             return
 
     async def _renew(self) -> None:
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         file, first = self._file(), self._entry is None
         try:
             async with asyncio.timeout(RENEW_SECONDS):
@@ -139,7 +187,8 @@ class Presence:
             lease_name(self._standing.name),
             LEASE_SECONDS,
             {LABEL: "true"},
-            {PEER_ANNOTATION: self._address},
+            {PEER_ANNOTATION: self._address}
+            | ({METRICS_ANNOTATION: self._metrics_address} if self._metrics_address else {}),
         )
 
     # The others

@@ -1,14 +1,21 @@
 """metrics.k8s.io is cloudcore's while nobody else in the cluster serves it, and never longer."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from edgehive.api.registry import API_SERVICES, CLUSTER_ROLES, ENDPOINTS, KUBEEDGE, NAMESPACES, SERVICES
+from edgehive.api.registry import API_SERVICES, CLUSTER_ROLES, ENDPOINTS, KUBEEDGE, LEASES, NAMESPACES, SERVICES
 from edgehive.cloudcore.cloudstream import metrics_registration
 from edgehive.cloudcore.cloudstream.metrics_objects import API_SERVICE, NAMESPACE, SERVICE
 from edgehive.cloudcore.cloudstream.metrics_registration import NotAggregating, Registration
+from edgehive.cloudcore.replicas.presence import Presence
+from edgehive.cloudcore.replicas.standing import Standing
+from edgehive.kit.clock import FixedClock, SystemClock
+from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import NotFound
 from edgehive.kube.server.app import ServerOptions
@@ -204,6 +211,63 @@ async def test_the_last_cloudcore_that_stops_takes_everything_with_it(client: Cl
     assert await there(client) == {"APIService", "Service", "Endpoints"}
     await second.withdraw()
     assert await there(client) == set()
+
+
+@asynccontextmanager
+async def siblings(client: Client, count: int) -> AsyncIterator[list[Registration]]:
+    """Cloudcores at one address, as workers of a machine or replicas behind a balancer are."""
+    clock = SystemClock()
+    presences = [Presence(client, clock, Standing(name=f"cloud-{number}"), "life") for number in range(count)]
+    running = [spawn(presence.run(), name="register") for presence in presences]
+    try:
+        yield [Registration(client, "192.0.2.1", 10003, CA, holders=presence) for presence in presences]
+    finally:
+        await cancel_and_join(*running)
+
+
+async def test_an_address_that_others_share_stays_until_the_last_of_them_goes(client: Client) -> None:
+    async with siblings(client, 3) as them:
+        for one in them:
+            await one.check()
+        for one in them[:2]:
+            await one.withdraw()
+            assert await addresses(client) == [("192.0.2.1", 10003)]
+            assert await there(client) == {"APIService", "Service", "Endpoints"}
+        await them[2].withdraw()
+        assert await there(client) == set()
+
+
+async def test_of_all_that_go_at_once_somebody_is_the_last(client: Client) -> None:
+    async with siblings(client, 3) as them:
+        for one in them:
+            await one.check()
+        await asyncio.gather(*(one.withdraw() for one in them))
+        assert await there(client) == set()
+
+
+async def test_one_that_shares_its_address_leaves_those_of_others_alone(client: Client) -> None:
+    elsewhere = registration(client, "192.0.2.2")
+    await elsewhere.check()
+    async with siblings(client, 2) as them:
+        for one in them:
+            await one.check()
+        await them[0].withdraw()
+        assert sorted(await addresses(client)) == [("192.0.2.1", 10003), ("192.0.2.2", 10003)]
+        await them[1].withdraw()
+        assert await addresses(client) == [("192.0.2.2", 10003)]
+
+
+async def test_one_that_was_killed_holds_no_address_for_ever(client: Client) -> None:
+    long_ago = SystemClock().now() - timedelta(minutes=5)
+    killed = Presence(client, FixedClock(long_ago), Standing(name="killed"), "life")
+    running = spawn(killed.run(), name="register")
+    await Registration(client, "192.0.2.1", 10003, CA, holders=killed).check()
+    async with siblings(client, 1) as (one,):
+        await one.check()
+        assert len((await client.list(LEASES, "kubeedge")).items) == 2
+        await one.withdraw()
+        assert await there(client) == set()
+    await cancel_and_join(running)
 
 
 async def test_an_api_server_that_aggregates_nothing_is_left_alone() -> None:
