@@ -13,6 +13,7 @@ COMPONENTS = {
     "cloudcore": ("edgehive.cloudcore.app", "the cloud half: hub, controllers"),
     "edgecore": ("edgehive.edgecore.app", "the edge half: runs pods on a node"),
     "edgesite": ("edgehive.edgesite.app", "a whole cluster on this machine"),
+    "mapper": ("edgehive.mapper.app", "bring a device to Kubernetes: write, try and run a mapper"),
     "fleet": ("edgehive.testing.fleet.app", "many hollow nodes, to try a cloudcore with"),
 }
 

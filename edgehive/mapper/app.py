@@ -26,7 +26,7 @@ def cli() -> None:
 @click.option("--device", "devices", type=click.Path(path_type=Path), required=True, help="YAML: Device, DeviceModel.")
 @click.option("--deadline", default=10.0, show_default=True, help="Seconds one call of the driver may take.")
 def dev(driver: Path, devices: Path, deadline: float) -> None:
-    """Run DRIVER (a Python file) with no cluster and no edgecore.
+    """Run DRIVER (a Python file, or modbus, virtual...) with no cluster and no edgecore.
 
     Values are shown as they are read. Type NAME=VALUE and Enter to set a desired value, q to leave; with several
     devices DEVICE.NAME=VALUE.
@@ -45,7 +45,7 @@ def dev(driver: Path, devices: Path, deadline: float) -> None:
 @click.option("--deadline", default=10.0, show_default=True, help="Seconds one call of the driver may take.")
 @click.option("--verbose", is_flag=True)
 def run(driver: Path, edge_socket: Path, socket: Path | None, name: str, deadline: float, verbose: bool) -> None:
-    """Be the mapper of an edge node with DRIVER (a Python file)."""
+    """Be the mapper of an edge node with DRIVER (a Python file, or modbus, virtual...)."""
     found = load(driver)
     try:
         from edgehive.mapper.service import Mapper, serve

@@ -4,12 +4,15 @@ import inspect
 import sys
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
 from edgehive.mapper.driver import Driver
 
+#: Entry points of installed drivers.
+INSTALLED = "edgehive.mappers"
 #: Each method and what it is called with.
 METHODS = {"open": ("config",), "read": ("visitor",), "write": ("visitor", "value"), "close": ()}
 
@@ -26,8 +29,27 @@ def require_driver(driver: type) -> None:
         raise NotADriver(f"{driver.__name__} is not a driver: {fault}")
 
 
-def load(path: Path) -> type[Driver]:
-    """The one driver class that a file defines; raises NotADriver."""
+def load(named: Path) -> type[Driver]:
+    """The driver of a file, or one that is installed, by its name; raises NotADriver."""
+    shipped = entry_points(group=INSTALLED)
+    if named.suffix != ".py" and str(named) in shipped.names and not named.exists():
+        return _installed(shipped[str(named)])
+    if named.suffix != ".py":
+        raise NotADriver(f"{named} is no Python file, and the installed drivers are {', '.join(sorted(shipped.names))}")
+    return _in_file(named)
+
+
+def _installed(found: EntryPoint) -> type[Driver]:
+    try:
+        driver: type[Driver] = found.load()
+    except ImportError as error:
+        raise NotADriver(f"driver {found.name} needs {error.name}: pip install 'edgehive[{found.name}]'") from None
+    require_driver(driver)
+    return driver
+
+
+def _in_file(path: Path) -> type[Driver]:
+    """The one driver class that a file defines."""
     module = _module(path)
     classes = [
         item

@@ -124,10 +124,12 @@ def _integer(value: object) -> int:
 def _number(value: object) -> float:
     try:
         if not isinstance(value, int | float | str):
-            raise ValueError
+            raise ValueError(f"is {_kind(value)}, and the property's type is a number")
         number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(f"is {_kind(value)}, and the property's type is a number") from None
+    except (ValueError, OverflowError) as error:
+        if isinstance(value, str | int):
+            raise ValueError("is no number, and the property's type is one") from None
+        raise error
     if not math.isfinite(number):
         raise ValueError(f"is {number}, which is no number that can be sent")
     return number

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from mapper_rig import CLOCK, FakeEdge, define
 
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.mapper import Value, Visitor
 from edgehive.mapper.definition import Definition
 from edgehive.mapper.device import Device
 from edgehive.mapper.polling import State
-from mapper_rig import CLOCK, FakeEdge, define
 
 pytestmark = pytest.mark.looptime
 
