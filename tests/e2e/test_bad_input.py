@@ -65,6 +65,7 @@ def edge_settings(folder: Path, **more: Json) -> Json:
     modules: Json = {
         "edged": {"enable": False, "hostnameOverride": "n1"},
         "edgeHub": {"enable": False},
+        "deviceTwin": {"dmiSockPath": str(folder)},
         "eventBus": {"enable": False},
     }
     return {
