@@ -260,7 +260,9 @@ def desired_by_cloud(
     elif type and type != old.type and record is not None:
         old = msgspec.structs.replace(old, type=type)  # the model is the cloud's
     cloud, edge = _versions(old.expected)
-    if value == old.merge.base or (version <= cloud and cloud):
+    # Above the version in which the cloud took a local value over, the one before it is a new word of the cloud's.
+    back = old.merge.local and bool(old.merge.confirmed) and version > (old.merge.confirmed or 0)
+    if (value == old.merge.base and not back) or (version <= cloud and cloud):
         return Changed(old, record is not None and old.type != record.type)
     settled = Merge(base=value, conflict=old.merge.conflict)
     taken = Value(value, now, version, edge)

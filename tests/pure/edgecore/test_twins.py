@@ -178,3 +178,26 @@ def test_a_deleted_twin_comes_back_with_its_versions_above() -> None:
     assert back is not None
     assert back.record.actual is not None
     assert (back.record.type, back.record.actual.value, back.record.actual.edge) == ("string", "x", 3)
+
+
+def test_the_cloud_may_go_back_to_the_value_before_the_one_it_took_over() -> None:
+    """Even when the Device that took it over never came here: two changes in the cloud travel as one."""
+    record = twins.desired_by_cloud(None, "1", 5, 0).record
+    changed = twins.set_at_edge(record, Twin(expected=TwinValue("2")), 1)
+    assert changed is not None
+    record = twins.telling(changed.record)
+    record = twins.confirmed(record, record, 7).record
+    assert twins.desired_by_cloud(record, "1", 6, 2).record.desired == "2"
+    assert twins.desired_by_cloud(record, "1", 8, 2).record.desired == "1"
+
+
+def test_values_the_cloud_takes_over_late_end_nothing_that_was_set_since() -> None:
+    record = twins.desired_by_cloud(None, "1", 5, 0).record
+    for value in ("2", "3", "4"):
+        changed = twins.set_at_edge(record, Twin(expected=TwinValue(value)), 1)
+        assert changed is not None
+        record = twins.telling(changed.record)
+    for version, value in ((6, "2"), (7, "3")):
+        record = twins.desired_by_cloud(record, value, version, 2).record
+        assert (record.desired, record.merge.base, record.merge.conflict) == ("4", value, None)
+    assert not twins.desired_by_cloud(record, "4", 8, 2).record.merge.local
