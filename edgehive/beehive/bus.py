@@ -228,6 +228,7 @@ class _MailboxCollector:
             name: GaugeMetricFamily(f"edgehive_mailbox_{name}", text, labels=["module"])
             for name, text in (
                 ("depth", "Messages waiting."),
+                ("most", "Messages that waited at once, at most."),
                 ("size", "Messages a mailbox holds at most."),
                 ("put", "Messages put since start."),
                 ("dropped", "Oldest messages dropped for newer ones."),

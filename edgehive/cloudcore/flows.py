@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from edgehive.api.document import Document
 from edgehive.api.meta import Status
@@ -25,6 +26,7 @@ from edgehive.api.registry import ApiResource
 from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message, raw
 from edgehive.cloudcore.objectsync import DeliveryRecords
+from edgehive.kit import metrics
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.mailbox import Mailbox
@@ -218,6 +220,7 @@ class FlowEngine(Generic[C]):
         at_once: int = 128,
         source: str = Source.EDGE_CONTROLLER,
         owns: Callable[[str], bool] = lambda _: True,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._owns = owns
         self._name = name
@@ -233,6 +236,21 @@ class FlowEngine(Generic[C]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_once = asyncio.Semaphore(at_once)
         self._insisting = 0
+        self._longest_lane = 0
+        self._tell_metrics(registry)
+
+    def _tell_metrics(self, registry: CollectorRegistry | None) -> None:
+        for name, text, told in (
+            ("edgehive_lane_requests", "Requests that wait for another of their object.", self._waiting),
+            ("edgehive_lane_most_requests", "Requests about one object that waited, at most.", self._longest),
+        ):
+            metrics.gauge(name, text, ["module"], registry=registry).labels(self._name).set_function(told)
+
+    def _waiting(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def _longest(self) -> int:
+        return self._longest_lane
 
     # Down
 
@@ -317,6 +335,7 @@ class FlowEngine(Generic[C]):
             await self._open_lane(key, request)
         elif len(lane) < LANE_LIMIT:
             lane.append(request)
+            self._longest_lane = max(self._longest_lane, len(lane))
         else:
             await self._turn_away(request)
 

@@ -39,6 +39,8 @@ class MailboxStatistics:
     dropped: int
     coalesced: int
     refused: int
+    #: Items that waited at once, at most.
+    most: int
 
 
 class Mailbox(Generic[T]):
@@ -63,13 +65,15 @@ class Mailbox(Generic[T]):
         self._closed = False
         self._arrived = asyncio.Event()
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._put = self._dropped = self._coalesced = self._refused = 0
+        self._put = self._dropped = self._coalesced = self._refused = self._most = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
     def statistics(self) -> MailboxStatistics:
-        return MailboxStatistics(len(self._items), self.size, self._put, self._dropped, self._coalesced, self._refused)
+        return MailboxStatistics(
+            len(self._items), self.size, self._put, self._dropped, self._coalesced, self._refused, self._most
+        )
 
     def put_nowait(self, item: T) -> None:
         """Store now or raise MailboxFull; `DROP_OLDEST` always stores."""
@@ -82,6 +86,8 @@ class Mailbox(Generic[T]):
         else:
             self._make_room()
             self._items[key] = item
+            if len(self._items) > self._most:
+                self._most = len(self._items)
         self._put += 1
         self._arrived.set()
 

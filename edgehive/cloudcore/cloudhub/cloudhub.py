@@ -50,6 +50,11 @@ class HubMetrics:
         self.waiting = Gauge(
             "edgehive_hub_waiting_messages", "Messages that wait in the outboxes of connected nodes.", registry=registry
         )
+        self.most_waiting = Gauge(
+            "edgehive_hub_most_waiting_messages",
+            "Messages that waited for one node at once, at most.",
+            registry=registry,
+        )
         self.refused = Counter("edgehive_hub_refused_messages", "Messages a node may not send.", registry=registry)
         self.dropped = Counter(
             "edgehive_hub_dropped_messages", "Answers and notices a node was too slow for.", registry=registry
@@ -79,6 +84,7 @@ class CloudHub:
         self._metrics = metrics
         self._conduct = Conduct(metrics.refusals)
         metrics.waiting.set_function(self._sessions.waiting)
+        metrics.most_waiting.set_function(self._sessions.most_waiting)
 
     async def run(self, ready: Ready) -> None:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as doors:

@@ -59,6 +59,8 @@ class Outbox:
         self.overflowed = False
         #: Taken off the front since somebody last looked; objects never are.
         self.dropped = 0
+        #: Messages that waited at once, at most.
+        self.most = 0
         #: The path of an object that was sent often enough in vain, until somebody looks.
         self.given_up = ""
         self._limit = pushes
@@ -86,6 +88,7 @@ class Outbox:
             self._notices.popleft()
             self.dropped += 1
         self._notices.append(message)
+        self._note_length()
 
     def reply(self, parcel: Parcel) -> None:
         """Queue an answer. A waiting deletion of the same name goes first, or it would undo the answer."""
@@ -96,6 +99,7 @@ class Outbox:
             self._replies.popleft()
             self.dropped += 1
         self._replies.append(parcel)
+        self._note_length()
 
     def push(self, parcel: Parcel) -> Verdict:
         """Queue an object or its deletion unless something newer of the same uid is on its way."""
@@ -228,6 +232,10 @@ class Outbox:
         if parcel.deletion:
             parcel.released = True
             self._deletions[parcel.path] = key
+        self._note_length()
+
+    def _note_length(self) -> None:
+        self.most = max(self.most, len(self))
 
     def _discard(self, key: str) -> Parcel:
         parcel = self._pushes.pop(key)

@@ -233,6 +233,8 @@ class Sessions:
         self._by_node: dict[str, Session] = {}
         self._deadlines: OrderedDict[Session, float] = OrderedDict()
         self._epochs = itertools.count(1)
+        #: Of sessions that ended.
+        self._most = 0
         self._heard = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -245,6 +247,10 @@ class Sessions:
     def waiting(self) -> int:
         """Messages in all outboxes."""
         return sum(len(session.outbox) for session in self._by_node.values())
+
+    def most_waiting(self) -> int:
+        """Messages that waited in one outbox at once, at most, since start."""
+        return max([self._most, *(session.outbox.most for session in self._by_node.values())])
 
     def next_epoch(self) -> int:
         return next(self._epochs)
@@ -262,6 +268,7 @@ class Sessions:
     def leave(self, session: Session) -> bool:
         """Remove exactly this session; False when another one has taken its place."""
         self._deadlines.pop(session, None)
+        self._most = max(self._most, session.outbox.most)
         if self._by_node.get(session.node) is not session:
             return False
         del self._by_node[session.node]

@@ -44,5 +44,6 @@ class EdgeController:
             flows=flows_of(*FLOW_FILES),
             at_once=AT_ONCE,
             owns=self._deps.standing.owns,
+            registry=self._deps.registry,
         )
         await engine.run(self._mailbox, ready)

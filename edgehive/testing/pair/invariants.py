@@ -30,6 +30,8 @@ from edgehive.testing.pair.world import NODE, World
 
 #: While nothing happens but that pods wait for objects: requests and messages in a minute; tasks in the process.
 REQUESTS_A_MINUTE, MESSAGES_A_MINUTE, TASKS = 150, 150, 250
+#: In one queue at once: a schedule makes a dozen objects, and one node tells of them.
+QUEUED = 50
 _STORED = {"configmap": CONFIG_MAPS, "secret": SECRETS}
 Object = dict[str, Any]
 
@@ -220,11 +222,14 @@ async def at_rest(world: World) -> list[Finding]:
         ("tasks", len(asyncio.all_tasks()), TASKS),
     )
     found = [Finding("", f"{count} {what} in a minute of rest") for what, count, most in counts if count > most]
-    assert world.edge is not None
-    mailboxes = {name: world.edge.bus.mailbox(name) for name in world.edge.bus.modules()}
-    full = [name for name, mailbox in mailboxes.items() if len(mailbox)]
+    waiting = world.queues()
     await asyncio.sleep(1)
-    return found + [Finding("", f"messages wait in the mailbox of {name}") for name in full if len(mailboxes[name])]
+    found += [
+        Finding("", f"{count} wait in {name}") for name, count in world.queues().items() if count and waiting.get(name)
+    ]
+    world.note_longest()
+    lengths = world.longest.items()
+    return found + [Finding("", f"{count} waited in {name}") for name, count in lengths if count > QUEUED]
 
 
 def _rows(world: World, type: str) -> list[Object]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.api.config.edgecore import Edged as EdgedConfig
 from edgehive.api.config.edgecore import TailoredKubeletConfig
@@ -51,6 +53,19 @@ NODE = "n1"
 #: A file system in memory where there is one: a schedule writes hundreds of small files.
 _FAST = Path("/dev/shm")  # noqa: S108
 _KEY = new_key()
+#: What each half tells of its queues: how much waits in them, and how much ever did at once.
+WAITING = ("edgehive_mailbox_depth", "edgehive_hub_waiting_messages", "edgehive_lane_requests")
+LONGEST = ("edgehive_mailbox_most", "edgehive_hub_most_waiting_messages", "edgehive_lane_most_requests")
+
+
+def _told(who: str, metrics: CollectorRegistry, families: tuple[str, ...]) -> list[tuple[str, int]]:
+    """(name, length) of each queue."""
+    return [
+        (" ".join((who, sample.name.removeprefix("edgehive_"), *sample.labels.values())), int(sample.value))
+        for family in metrics.collect()
+        if family.name in families
+        for sample in family.samples
+    ]
 
 
 class _Events:
@@ -90,7 +105,8 @@ class EdgeHalf:
 
     def __init__(self, world: "World") -> None:
         self.life = Life()
-        self.bus = Bus()
+        self.metrics = CollectorRegistry()
+        self.bus = Bus(registry=self.metrics)
         clock = world.edge_clock
         self.client = MetaClient(self.bus, clock, timeout=60)
         kubelet = TailoredKubeletConfig(
@@ -113,6 +129,7 @@ class CloudHalf:
 
     def __init__(self, world: "World") -> None:
         self.life = Life()
+        self.metrics = CollectorRegistry()
         client: Any = CloudsClient(world.client, world.weather, self.life, world.story, world.chance, world.cloud_dies)
         self.task = spawn(
             run_cloudcore(
@@ -121,6 +138,7 @@ class CloudHalf:
                 acceptors=[world.network.acceptor()],
                 clock=world.cloud_clock,
                 stop=asyncio.Event(),
+                registry=self.metrics,
             ),
             name="cloudcore",
         )
@@ -149,6 +167,8 @@ class World:
         self.edge: EdgeHalf | None = None
         self.cloud: CloudHalf | None = None
         self.messages = 0
+        #: By the name of a queue: how long it ever was.
+        self.longest: dict[str, int] = {}
         self._faults: list[tuple[str, str]] = []
         self._pushed: dict[str, tuple[str, int]] = {}
         self._ends: set[asyncio.Task[None]] = set()
@@ -202,6 +222,7 @@ class World:
         if edge is None:
             return
         self.story.tell("edge", f"dies: {why}")
+        self._note_longest("edge", edge.metrics)
         self.network.cut()
         edge.life.alive = False
         self.database.bury()
@@ -217,6 +238,7 @@ class World:
         if cloud is None:
             return
         self.story.tell("cloud", f"dies: {why}")
+        self._note_longest("cloud", cloud.metrics)
         self.network.cut()
         cloud.life.alive = False
         if cloud.failure is not None and not isinstance(cloud.failure, ModuleFailed):
@@ -275,6 +297,25 @@ class World:
         self.start_edge()
 
     # What is seen on the way
+
+    def queues(self) -> dict[str, int]:
+        """By name: what waits in every queue of what runs."""
+        halves = (("cloud", self.cloud), ("edge", self.edge))
+        return {
+            name: length
+            for who, half in halves
+            if half is not None
+            for name, length in _told(who, half.metrics, WAITING)
+        }
+
+    def note_longest(self) -> None:
+        for who, half in (("cloud", self.cloud), ("edge", self.edge)):
+            if half is not None:
+                self._note_longest(who, half.metrics)
+
+    def _note_longest(self, who: str, metrics: CollectorRegistry) -> None:
+        for name, length in _told(who, metrics, LONGEST):
+            self.longest[name] = max(self.longest.get(name, 0), length)
 
     def _said(self, who: str, message: Message) -> None:
         self.messages += 1

@@ -195,6 +195,7 @@ async def test_policies_coalesce_drop_and_refuse_and_show_in_metrics() -> None:
     assert 'edgehive_mailbox_dropped{module="events"} 1.0' in text
     assert 'edgehive_mailbox_refused{module="strict"} 1.0' in text
     assert 'edgehive_mailbox_depth{module="strict"} 1.0' in text
+    assert 'edgehive_mailbox_most{module="events"} 2.0' in text
 
 
 async def test_a_cancelled_request_leaves_no_slot() -> None:

@@ -438,3 +438,5 @@ async def test_a_node_that_asks_too_much_about_one_object_is_turned_away_and_oth
         reply = await edge.expect(lambda m: m.header.parent_id == sent[-1].id, patience=2)
         assert content_of(reply)["Err"]["ErrStatus"]["reason"] == "TooManyRequests"
         assert content_of(await edge.request("query", "default/configmap/settings"))["data"] == {"k": "v"}
+        for name in ("edgehive_lane_requests", "edgehive_lane_most_requests"):
+            assert f'{name}{{module="edgecontroller"}} {LANE_LIMIT}.0' in it.metrics()

@@ -116,6 +116,16 @@ def test_a_full_outbox_says_so() -> None:
     assert outbox.overflowed
 
 
+def test_an_outbox_remembers_how_full_it_was() -> None:
+    outbox = Outbox(notices=2)
+    for number in range(4):
+        outbox.notice(parcel("n", number).message)
+    outbox.push(parcel("a", 1))
+    while outbox.next(0.0) is not None:
+        pass
+    assert outbox.most == 3
+
+
 def test_a_successor_takes_over_everything() -> None:
     old = Outbox()
     old.push(parcel("a", 1))
