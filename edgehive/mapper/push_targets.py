@@ -8,6 +8,7 @@ Go: staging/src/github.com/kubeedge/mapper-framework/_template/mapper/data
 """
 
 import asyncio
+import base64
 import os
 from datetime import UTC, datetime
 from importlib import import_module
@@ -21,7 +22,7 @@ from edgehive.mapper.driver import Value
 from edgehive.wire.devices import DeviceId
 
 if TYPE_CHECKING:
-    from aiohttp import BasicAuth, ClientSession
+    from aiohttp import ClientSession
 
 #: Bytes of an answer that are read, and shown in an error.
 ANSWER_LIMIT, SHOWN = 64 * 1024, 200
@@ -90,16 +91,14 @@ class _Web:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(
-        self, url: str, body: bytes, content_type: str, headers: dict[str, str] | None = None, auth: Any = None
-    ) -> bytes:
+    async def _post(self, url: str, body: bytes, content_type: str, headers: dict[str, str] | None = None) -> bytes:
         from aiohttp import ClientError, ClientSession, ClientTimeout
 
         if self._session is None:
             self._session = ClientSession(timeout=ClientTimeout(total=self._timeout))
         headers = {"Content-Type": content_type, **(headers or {})}
         try:
-            async with self._session.post(url, data=body, headers=headers, auth=auth) as answer:
+            async with self._session.post(url, data=body, headers=headers) as answer:
                 text = await answer.content.read(ANSWER_LIMIT)
                 if answer.status >= 300:
                     raise PushFailed(f"HTTP {answer.status} {text[:SHOWN].decode(errors='replace')}".strip())
@@ -164,7 +163,9 @@ class _Tdengine(_Web):
     def __init__(self, config: api.TdengineClient) -> None:
         self._url = f"http://{config.addr}/rest/sql/{quote(config.db_name, safe='')}"
         super().__init__(self._url)
-        self._user, self._password = os.environ.get("USERNAME", "root"), os.environ.get("PASSWORD", "taosdata")
+        user, password = os.environ.get("USERNAME", "root"), os.environ.get("PASSWORD", "taosdata")
+        word = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {word}"}
         self._is_made = False
 
     async def push(self, sample: Sample) -> None:
@@ -183,18 +184,13 @@ class _Tdengine(_Web):
         await self._sql(insert)
 
     async def _sql(self, statement: str) -> None:
-        answer = await self._post(self._url, statement.encode(), "text/plain", auth=self._auth())
+        answer = await self._post(self._url, statement.encode(), "text/plain", self._headers)
         try:
             told = msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.MsgspecError as error:
             raise PushFailed(f"{self.name} does not answer as TDengine does: {error}") from error
         if told.get("code"):
             raise PushFailed(f"TDengine refuses: {str(told.get('desc', told['code']))[:SHOWN]}")
-
-    def _auth(self) -> "BasicAuth":
-        from aiohttp import BasicAuth
-
-        return BasicAuth(self._user, self._password)
 
 
 class _Redis:
