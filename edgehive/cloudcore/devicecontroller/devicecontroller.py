@@ -90,7 +90,12 @@ class DeviceController:
         conditions = Conditions(client, clock, recorder, find_device=self._find)
         desired = DesiredValues(client, conditions)
         statuses = StatusWriter(
-            client, find=self._find, confirm=self._confirm, agree=desired.agree, refuse=self._refuse
+            client,
+            standing=self._deps.standing,
+            find=self._find,
+            confirm=self._confirm,
+            agree=desired.agree,
+            refuse=self._refuse,
         )
         self._conditions = conditions
         return DeviceContext(

@@ -53,7 +53,8 @@ def devices_down(change: Change, context: DeviceContext) -> Iterator[Result]:
         return
     else:
         yield from _change(old, new, node, context)
-        context.desired.settle(new)
+        if context.standing.owns(node):
+            context.desired.settle(new)
     context.judge(new, device)
 
 

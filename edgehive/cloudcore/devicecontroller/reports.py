@@ -72,6 +72,10 @@ class Reports:
     async def take(self, message: Message) -> None:
         """Answer a question, or hand a report on to be written."""
         node, path = paths.strip_node(message.route.resource)
+        standing = self._context.standing
+        if not standing.owns(node) and not standing.is_contested(node):
+            # The node says it again to the cloudcore that has it.
+            return
         if path == Path.MEMBERSHIP_DETAIL and message.route.operation == Operation.GET:
             await self._tell_members(node, message)
             return

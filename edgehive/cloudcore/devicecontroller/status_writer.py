@@ -3,7 +3,8 @@
 Reports are merged per device until a writer is free: one patch of a device is in flight, the next carries the newest
 of all that came meanwhile. A report is confirmed after its values, or newer ones, are in the API, and never before;
 what the API refuses for good is said to `refuse` and confirmed too, since repeating it would not help. A status that
-somebody deleted is made again; one that somebody else wrote is read again.
+somebody deleted is made again; one that somebody else wrote is read again. Of several cloudcores the one that has the
+node writes its reports.
 
 Go: cloud/pkg/devicecontroller/controller/upstream.go
 """
@@ -33,9 +34,11 @@ from edgehive.cloudcore.devicecontroller.twin_news import (
     overtaken,
     with_values,
 )
+from edgehive.cloudcore.replicas.standing import Standing
 from edgehive.kit.backoff import Backoff
 from edgehive.kube.client import Client, PatchType
 from edgehive.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, Invalid, NotFound, RequestTooLarge
+from edgehive.wire import resource as paths
 from edgehive.wire.devices import Conflict as DesiredConflict
 from edgehive.wire.devices import DeviceId, DeviceState
 
@@ -84,6 +87,10 @@ class News:
             del self.reports[next(iter(self.reports))]
 
 
+class _NotOurs(Exception):
+    """Another cloudcore has the node, which reports there again."""
+
+
 @dataclass(slots=True)
 class _Held:
     """A DeviceStatus as it was last seen or written; its twins as JSON, which takes a tenth of the memory."""
@@ -120,12 +127,14 @@ class StatusWriter:
         self,
         client: Client,
         *,
+        standing: Standing,
         find: Callable[[DeviceId], Document | None],
         confirm: Callable[[Message, str], None],
         agree: Callable[[Document, Mapping[str, Wish], Mapping[str, DesiredConflict]], Awaitable[str]],
         refuse: Callable[[DeviceId, str], None],
     ) -> None:
         self._client = client
+        self._standing = standing
         self._find = find
         self._confirm = confirm
         self._agree = agree
@@ -218,6 +227,9 @@ class StatusWriter:
             self._refuse(device, f"its DeviceStatus is refused: {error}")
         except (ApiError, TimeoutError) as error:
             return self._keep(device, news, error)
+        except _NotOurs:
+            log.debug("what was reported of device %s is left to another cloudcore", device)
+            news.reports.clear()
         self._failures.pop(device, None)
         for report in news.reports.values():
             self._confirm(report, version)
@@ -237,6 +249,8 @@ class StatusWriter:
             document = self._find(device)
             if document is None:
                 return ""
+            if news.reports:
+                self._demand_ours(next(reversed(news.reports.values())))
             held = self._held.get(device)
             try:
                 if held is None or held.owner not in ("", document.meta.uid):
@@ -247,6 +261,13 @@ class StatusWriter:
                 # Deleted or written by somebody else: it is read again, and made where it is not.
                 self._held.pop(device, None)
         raise Conflict("somebody else keeps writing it")
+
+    def _demand_ours(self, report: Message) -> None:
+        node, _ = paths.strip_node(report.route.resource)
+        if self._standing.is_contested(node):
+            raise Conflict(f"another cloudcore claims node {node}")
+        if not self._standing.owns(node):
+            raise _NotOurs
 
     async def _patch(self, device: DeviceId, document: Document, held: _Held, news: News) -> None:
         spec = document.read(Device).spec

@@ -37,6 +37,10 @@ class Standing:
         self._held.discard(node)
         self._contested.discard(node)
 
+    def is_contested(self, node: str) -> bool:
+        """Whether the node's session is here and another replica claims it: what waits may be ours again."""
+        return node in self._held and node in self._contested
+
     def owns(self, node: str) -> bool:
         """Whether this replica speaks for the node."""
         if self._nodes is None:
