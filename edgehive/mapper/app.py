@@ -75,6 +75,23 @@ def new(name: str, into: Path) -> None:
     click.echo(f"{folder}/ is made. Try it:\n\n  cd {folder}\n  mapper dev driver.py --device device.yaml\n  pytest")
 
 
+@cli.command()
+@click.option("--socket", type=click.Path(path_type=Path), required=True, help="Where the kit is the edge (dmi.sock).")
+@click.option("--device", type=click.Path(path_type=Path), required=True, help="YAML of a device that works.")
+@click.option("--command", default="", help="Starts the mapper, so that the kit can end and restart it too.")
+@click.option("--only", default="", help="Checks whose group or title has this text.")
+@click.option("--wait", default=60.0, show_default=True, help="Seconds the mapper has to register.")
+def conformance(socket: Path, device: Path, command: str, only: str, wait: float) -> None:
+    """Play the edge before a mapper in any language, and check what it does.
+
+    Start the mapper so that it registers at --socket, or let the kit do it with --command. Exit code 1: a check
+    failed.
+    """
+    from edgehive.mapper.conformance.app import examine
+
+    sys.exit(asyncio.run(examine(socket.absolute(), device, command, only, wait)))
+
+
 def main(arguments: Sequence[str] | None = None, prog_name: str = "mapper") -> None:
     """Run the command; what is wrong is one line on stderr and exit code 1."""
     try:
