@@ -21,8 +21,9 @@ from edgehive.wire.devices import DeviceId
 
 log = logging.getLogger("edgehive.mapper")
 
-#: Seconds after which a value that did not change is told again.
-REFRESH = 60.0
+#: Seconds after which a value that did not change is told again; the first time sooner, as a Go cloud shows a value
+#: from its second report on.
+REFRESH, SECOND = 60.0, 5.0
 #: Seconds a report waits for other properties of the same round.
 GATHER = 0.01
 #: Seconds: what is due that soon is due.
@@ -72,6 +73,7 @@ class _Known:
     observed: str = ""
     told: tuple[Value | None, str] | None = None
     told_at: float = 0.0
+    is_told_twice: bool = False
     due: float | None = None
 
 
@@ -154,7 +156,7 @@ class Reporter:
             self._wake.set()
 
     def _is_news(self, item: Property, known: _Known) -> bool:
-        if known.told is None or self._now() - known.told_at >= REFRESH:
+        if known.told is None or self._now() - known.told_at >= (REFRESH if known.is_told_twice else SECOND):
             return True
         value, observed = known.told
         if observed != known.observed:
@@ -205,6 +207,7 @@ class Reporter:
             except EdgeRefused as error:
                 log.error("%s: the edge refuses a report: %s", self._definition.id, error)
             for known, what in told:
+                known.is_told_twice = known.told is not None
                 known.told, known.told_at, known.due = what, now, None
             for name, known in batch:
                 if (item := self._definition.properties.get(name)) is not None:

@@ -68,4 +68,6 @@ class FakeEdge:
             raise EdgeRefused(self.refusal)
 
     def values(self, name: str) -> list[str]:
-        return [told[name] for _, _, told in self.reports if name in told]
+        """What a property was told to be, without repetitions."""
+        told = [told[name] for _, _, told in self.reports if name in told]
+        return [text for text, before in zip(told, [None, *told], strict=False) if text != before]
