@@ -85,6 +85,21 @@ async def test_the_boiler_is_read_and_set_over_modbus(tmp_path: Path) -> None:
     await boiler.process.communicate()
 
 
+async def test_the_five_minutes_of_the_manual_work(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "reference" / "mappers.md").read_text()
+    for name, language in (("fan.py", "python"), ("device.yaml", "yaml")):
+        found = re.search(rf"```{language}\n(.*?)```", text, re.S)
+        assert found is not None
+        (tmp_path / name).write_text(found[1])
+    terminal = await Terminal.start("dev", tmp_path / "fan.py", "--device", tmp_path / "device.yaml")
+    await terminal.until("attic speed = 1")
+    terminal.type("speed=3")
+    await terminal.until("attic speed = 3")
+    terminal.type("speed=4")
+    await terminal.until("above the maximum 3")
+    assert await terminal.leave() == 0
+
+
 async def test_a_new_project_shows_a_value_and_its_tests_pass(tmp_path: Path) -> None:
     main_exit(["new", "heat-pump", "--into", str(tmp_path)], 0)
     folder = tmp_path / "heat-pump"
