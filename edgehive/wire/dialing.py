@@ -14,6 +14,17 @@ from edgehive.wire.link import EndedUnanswered, JoinRefused, LinkClosed
 REFUSAL_HEADER = "Edgehive-Refusal"
 
 
+#: OpenSSL's codes for a certificate that is not valid yet, and no longer.
+_OUT_OF_DATE = (9, 10)
+
+
+def date_mend(error: ssl.SSLCertVerificationError) -> str:
+    """What to look at when a certificate is of another time than this machine thinks it is; else ""."""
+    if error.verify_code not in _OUT_OF_DATE:
+        return ""
+    return "compare the dates of both machines and set the one that is wrong, or renew the server's certificate"
+
+
 def dial_error(error: OSError | aiohttp.ClientError, target: URL) -> LinkClosed | JoinRefused:
     """Name what went wrong while dialling, and whether trying again can help."""
     where = f"{target.host}:{target.port}"
@@ -21,10 +32,11 @@ def dial_error(error: OSError | aiohttp.ClientError, target: URL) -> LinkClosed 
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return JoinRefused(
-            f"the certificate of {where} does not verify: {cause.verify_message}; check that the CA file is this "
-            "cloud's and that its server certificate names this address (cloudHub.advertiseAddress, dnsNames)"
+        mend = date_mend(cause) or (
+            "check that the CA file is this cloud's and that its server certificate names this address "
+            "(cloudHub.advertiseAddress, dnsNames)"
         )
+        return JoinRefused(f"the certificate of {where} does not verify: {cause.verify_message}; {mend}")
     if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
         return JoinRefused(
             f"{where} refuses this node's certificate ({cause.reason}); it may be expired or of another CA: "

@@ -5,6 +5,7 @@ signs it together with the request for the new one. A proof is good for one node
 use. Only nodes the cluster still has come back, and only within the configured days.
 """
 
+import asyncio
 import base64
 import binascii
 import secrets
@@ -40,7 +41,7 @@ class Recovery:
         self._clock = clock
         self._find_node = find_node
         self._grace = grace
-        #: Used challenges and when each can be forgotten.
+        #: Used challenges and when each can be forgotten, in time that passes: dates are set forth and back.
         self._used: OrderedDict[str, float] = OrderedDict()
 
     def challenge(self, node: str) -> str:
@@ -76,7 +77,7 @@ class Recovery:
             raise JoinRefused(f"the cluster has no node {node!r}; join with a new token")
         # Noted after the judgement, and looked up again: two that came together must not both pass.
         self._demand_unused(challenge)
-        self._used[challenge] = self._clock.now().timestamp() + join.CHALLENGE_LIFETIME.total_seconds()
+        self._used[challenge] = asyncio.get_running_loop().time() + 2 * join.CHALLENGE_LIFETIME.total_seconds()
 
     def _demand_allowed(self) -> None:
         if not self._grace:
@@ -86,7 +87,7 @@ class Recovery:
             )
 
     def _demand_unused(self, challenge: str) -> None:
-        now = self._clock.now().timestamp()
+        now = asyncio.get_running_loop().time()
         while self._used and next(iter(self._used.values())) <= now:
             self._used.popitem(last=False)
         if challenge in self._used:

@@ -2,7 +2,8 @@
 
 `Identity.dial` gives the hub its links; `prepare` joins at the first start, `renewed` watches the certificate's
 age. The cloud's CA is trusted because its hash is in the token, never because of who served it. An expired
-certificate stops the link, not the node.
+certificate stops the link, not the node. Where this node's date and the cloud's differ the cloud's counts for its
+certificate, since it was made by it.
 
 Go: edge/pkg/edgehub/certificate/certmanager.go
 """
@@ -13,7 +14,7 @@ import json
 import logging
 import random
 import ssl
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock
 from edgehive.kit.ssl_contexts import client_context
 from edgehive.wire import join
+from edgehive.wire.dialing import date_mend
 from edgehive.wire.link import EndedUnanswered, JoinRefused, Link, LinkClosed
 from edgehive.wire.link_metrics import LinkMetrics
 from edgehive.wire.ws import connect
@@ -64,6 +66,8 @@ class Identity:
         self._metrics = LinkMetrics(registry)
         self._token = config.token
         self._joining = asyncio.Lock()
+        #: How far the cloud's date was ahead of ours when it last told it.
+        self._behind = timedelta()
         self.credentials = Credentials(
             Path(config.tls_ca_file), Path(config.tls_cert_file), Path(config.tls_private_key_file)
         )
@@ -107,7 +111,7 @@ class Identity:
             await asyncio.Event().wait()
             return
         due = join.rotation_time(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
-        while (remaining := (due - self._clock.now()).total_seconds()) > 0:  # noqa: ASYNC110 - a date has no event
+        while (remaining := (due - self._now()).total_seconds()) > 0:  # noqa: ASYNC110 - a date has no event
             await asyncio.sleep(min(remaining, LONGEST_SLEEP))
         for delay in RENEW_RETRY.delays():
             try:
@@ -119,13 +123,21 @@ class Identity:
                 log.info("the node's certificate has been renewed")
                 return
 
+    def _now(self) -> datetime:
+        """The cloud's date, as far as it is known."""
+        return self._clock.now() + self._behind
+
+    def _learn_date(self, date: datetime | None) -> None:
+        if date is not None:
+            self._behind = date - self._clock.now()
+
     async def _ensure_valid(self) -> None:
         certificate = await asyncio.to_thread(self.credentials.read)
         fault = self._fault(certificate)
         if not fault:
             return
         if not self._token and certificate is not None and certificate.common_name == join.node_user(self._node):
-            await self._come_back(fault)
+            await self._come_back_unless_valid(fault, certificate)
             return
         if not self._token:
             raise JoinRefused(f"{fault} {_JOIN_ANEW}")
@@ -137,7 +149,7 @@ class Identity:
         config = self._config
         if certificate is None:
             return f"This node has no certificate ({config.tls_cert_file} with its key and {config.tls_ca_file})."
-        if certificate.not_after <= self._clock.now():
+        if certificate.not_after <= self._now():
             return f"The certificate {config.tls_cert_file} expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC."
         if certificate.common_name != join.node_user(self._node):
             return f"The certificate {config.tls_cert_file} is for {certificate.common_name}, not for {self._node}."
@@ -198,6 +210,14 @@ class Identity:
             context = await asyncio.to_thread(self.credentials.context)
         await self._store_certificate(key, request, context, headers)
 
+    async def _come_back_unless_valid(self, fault: str, certificate: Certificate) -> None:
+        try:
+            await self._come_back(fault)
+        except JoinRefused:
+            if self._fault(certificate):
+                raise
+            log.warning("by the cloud's date the certificate is still valid; set the date of this node")
+
     async def _come_back(self, fault: str) -> None:
         """A new certificate against proof that this node holds the key of its expired one; raises JoinRefused."""
         from edgehive.edgecore.edgehub import keysmith
@@ -205,6 +225,7 @@ class Identity:
         context = await asyncio.to_thread(client_context, self.credentials.ca)
         server, headers = self._config.http_server, {join.NODE_NAME_HEADER: self._node}
         answer = await _get(server, join.CHALLENGE_PATH, context, headers)
+        self._learn_date(answer.date)
         if answer.status != 200:
             # A Go cloud has no such path, ours may have a policy against it.
             why = f" The cloud says: {_text(answer.body)}." if answer.status == 401 else ""
@@ -233,6 +254,7 @@ class Identity:
         answer = await _get(self._config.http_server, join.CERTIFICATE_PATH, context, headers, request)
         if answer.status != 200:
             raise _refusal(answer)
+        self._learn_date(answer.date)
         await asyncio.to_thread(keysmith.check_certificate, answer.body, key, self._node)
         await asyncio.to_thread(self.credentials.store, answer.body, key)
 
@@ -303,11 +325,13 @@ async def _get(
             return _Answer(response.status, bytes(content), _date(response.headers.get("Date", "")))
     except aiohttp.ClientConnectorCertificateError as error:
         fault = error.certificate_error
-        text = fault.verify_message if isinstance(fault, ssl.SSLCertVerificationError) else str(fault)
-        raise JoinRefused(
-            f"the certificate of {server} does not verify: {text}; use an address its certificate names "
-            "(cloudHub.advertiseAddress, dnsNames) and the token of this cloud"
-        ) from error
+        text, mend = str(fault), ""
+        if isinstance(fault, ssl.SSLCertVerificationError):
+            text, mend = fault.verify_message, date_mend(fault)
+        mend = mend or (
+            "use an address its certificate names (cloudHub.advertiseAddress, dnsNames) and the token of this cloud"
+        )
+        raise JoinRefused(f"the certificate of {server} does not verify: {text}; {mend}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise LinkClosed(
             f"the cloud's join server {server} cannot be reached: {error or 'no answer in time'}"
@@ -316,9 +340,10 @@ async def _get(
 
 def _date(header: str) -> datetime | None:
     try:
-        return parsedate_to_datetime(header)
+        date = parsedate_to_datetime(header)
     except ValueError:
         return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _text(body: bytes) -> str:
