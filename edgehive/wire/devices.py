@@ -27,6 +27,9 @@ from edgehive.wire.names import Group, Operation, Path, Source
 
 C = TypeVar("C")
 
+#: The label of a Device that membership tells as its description.
+DESCRIPTION_LABEL = "description"
+
 
 class DeviceId(NamedTuple):
     """A device as both sides name it: `str` gives `<namespace>/<name>`."""

@@ -24,7 +24,16 @@ from edgehive.edgecore.devicetwin.reports import Topic
 from edgehive.edgecore.devicetwin.turn import Turn
 from edgehive.edgecore.devicetwin.twins import Record
 from edgehive.wire import topics
-from edgehive.wire.devices import DELETED, Member, MembershipDetail, MembershipUpdate, ReportKind, Twin, TwinUpdate
+from edgehive.wire.devices import (
+    DELETED,
+    DESCRIPTION_LABEL,
+    Member,
+    MembershipDetail,
+    MembershipUpdate,
+    ReportKind,
+    Twin,
+    TwinUpdate,
+)
 from edgehive.wire.names import Operation
 from edgehive.wire.topics import NodeTopic
 
@@ -110,7 +119,9 @@ class House:
         """A Device object, new or not."""
         before = self.catalog.get(id)
         known = self.catalog.put_device(id, said)
-        device = self._present(id, said.metadata.name, None, turn)
+        # A Go cloud tells membership once and does not repeat what was lost.
+        description = (said.metadata.labels or {}).get(DESCRIPTION_LABEL)
+        device = self._present(id, said.metadata.name, description, turn)
         if device is None:
             return
         if device.uid != known.uid:

@@ -163,8 +163,9 @@ class Edge:
 
 
 def device(name: str, *, uid: str = "", version: str = "1", node: str = "n", **desired: Any) -> dict[str, Any]:
-    """A Device; `desired` by property, `annotations` and `protocol` on request."""
-    annotations, protocol = desired.pop("annotations", None), desired.pop("protocol", "modbus")
+    """A Device; `desired` by property, `annotations`, `labels` and `protocol` on request."""
+    marks = {key: desired.pop(key) for key in ("annotations", "labels") if key in desired}
+    protocol = desired.pop("protocol", "modbus")
     properties = [
         {"name": key, **({"desired": {"value": value}} if value is not None else {})} for key, value in desired.items()
     ]
@@ -172,7 +173,7 @@ def device(name: str, *, uid: str = "", version: str = "1", node: str = "n", **d
     return {
         "kind": "Device",
         "apiVersion": "devices.kubeedge.io/v1beta1",
-        "metadata": {**meta, **({"annotations": annotations} if annotations else {})},
+        "metadata": {**meta, **marks},
         "spec": {
             "deviceModelRef": {"name": "m"},
             "nodeName": node,

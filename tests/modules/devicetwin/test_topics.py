@@ -31,6 +31,12 @@ async def test_dt1_devices_that_come_and_go_are_told_one_by_one(edge):
     assert gone["event_id"] != first["event_id"]
 
 
+async def test_a_device_whose_membership_was_lost_is_told_with_its_description(edge):
+    await edge.put("d", labels={"description": "hall"})
+    came = await edge.hear("membership/updated")
+    assert came["added_devices"] == [{"id": "default/d", "name": "d", "description": "hall"}]
+
+
 async def test_dt1_an_update_has_a_result_a_document_and_a_delta(edge):
     await edge.add("default/d")
     await edge.publish(
