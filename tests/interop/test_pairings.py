@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from pairings import Manifest, Pairing, pod, ready
+from pairings import Manifest, Pairing, container_ids, pod, ready
 
 from edgehive.testing.two_hosts import CLOUD, EDGE, NODE
 
@@ -465,10 +465,7 @@ def test_changes_made_while_the_cable_is_cut_arrive(pairing: Pairing) -> None:
 
 
 def runs(pairing: Pairing, found: Manifest) -> bool:
-    socket = str(pairing.hosts.data / "cd" / "cd.sock")
-    tasks = pairing.hosts.edge.run("ctr", "-a", socket, "-n", "k8s.io", "tasks", "ls")
-    ids = [item["containerID"].removeprefix("containerd://") for item in found["status"]["containerStatuses"]]
-    return any(line.split()[0] in ids and "RUNNING" in line for line in tasks.splitlines())
+    return any(container in container_ids(found) and state == "RUNNING" for container, _, state in pairing.tasks())
 
 
 @pytest.mark.parametrize("offline", [False, True], ids=["connected", "offline"])
