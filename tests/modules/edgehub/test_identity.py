@@ -47,9 +47,9 @@ class Cloud:
 
 @asynccontextmanager
 async def cloud_at(
-    *names: str, app: web.Application | None = None, grace: timedelta = 30 * DAY, ca=None, ahead=timedelta()
+    *names: str, app: web.Application | None = None, grace: timedelta = 30 * DAY, ca=None, ahead=timedelta(), days=365
 ) -> AsyncIterator[Cloud]:
-    """`ahead`: by how much the date was wrong when its server certificate was made."""
+    """`ahead`: by how much the date was wrong when its server certificate was made; `days`: how long nodes' are good."""
     ca = ca or tls.self_signed_ca("KubeEdge", SystemClock().now(), 3650 * DAY)
     now = SystemClock().now() + ahead
     server = tls.issue(
@@ -57,7 +57,14 @@ async def cloud_at(
         lifetime=365 * DAY,
     )  # fmt: skip
     signer = Signer()
-    authority = Authority(None, SystemClock(), CloudHub(advertise_address=["127.0.0.1"]), signer, ca, server)
+    authority = Authority(
+        None,
+        SystemClock(),
+        CloudHub(advertise_address=["127.0.0.1"], edge_cert_signing_duration=days),
+        signer,
+        ca,
+        server,
+    )
 
     async def find(_: str) -> bool:
         return True
