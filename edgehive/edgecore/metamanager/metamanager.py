@@ -24,7 +24,7 @@ from edgehive.beehive.module import Ready
 from edgehive.edgecore.metamanager import envelope, onward
 from edgehive.edgecore.metamanager.cloud import Cloud
 from edgehive.edgecore.metamanager.envelope import Age, BadObject
-from edgehive.edgecore.metamanager.metastore import Metastore, Saved
+from edgehive.edgecore.metamanager.metastore import Metastore, Saved, Unanswered
 from edgehive.edgecore.metamanager.onward import Ask, Keep, Onward
 from edgehive.edgecore.metamanager.questions import Questions
 from edgehive.kit import metrics
@@ -85,6 +85,9 @@ class MetaManager:
         self._unmourned: dict[str, Document] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._replay = asyncio.Event()
+        #: By resource the newest patch that the disk could not drop and that the cloud need not hear any more.
+        self._spent: dict[str, int] = {}
+        self._newest_sequence = 0
         registry = registry or CollectorRegistry()
         self._refused = metrics.counter(
             "edgehive_meta_refused", "Messages of the cloud that were not stored.", ["why"], registry=registry
@@ -298,7 +301,9 @@ class MetaManager:
             sequence = await self._store.keep_unanswered(message)
         except (DatabaseError, sqlite3.Error) as error:
             log.error("%s goes to the cloud without being kept: %s", resource, error)
+            self._spend(resource, self._newest_sequence)
             return await self._call(message, resource, keep=False)
+        self._newest_sequence = sequence
         return await self._deliver(sequence, message, resource)
 
     async def _deliver(self, sequence: int, message: Message, resource: Resource) -> msgspec.Raw | str:
@@ -310,12 +315,24 @@ class MetaManager:
             if answer.error is None:
                 await self._keep_answer(answer, resource)
             if answer.error is None or not errors.from_status(answer.error).transient:
-                await self._store.forget_unanswered(sequence)
+                await self._forget(sequence, resource)
             if answer.error is None:
                 return _content(answer)
             if isinstance(errors.from_status(answer.error), NotFound) and resource.type == ResourceType.NODE_PATCH:
                 await self._forget_node(resource)
             return _content(answer)
+
+    async def _forget(self, sequence: int, resource: Resource) -> None:
+        try:
+            await self._store.forget_unanswered(sequence)
+        except (DatabaseError, sqlite3.Error) as error:
+            log.error("the answered patch of %s stays on disk for now: %s", resource, error)
+            self._spend(resource, sequence)
+
+    def _spend(self, resource: Resource, sequence: int) -> None:
+        """Have this patch and older ones of the resource dropped, not sent, once the disk can."""
+        self._spent[str(resource)] = sequence
+        asyncio.get_running_loop().call_later(REPLAY_INTERVAL, self._replay.set)
 
     async def _keep_answer(self, answer: ObjectAnswer, resource: Resource) -> None:
         """Store the object of an answer and pass news in it on, since its push then looks like a repetition."""
@@ -358,7 +375,7 @@ class MetaManager:
         """Deliver what is kept; True when something is left."""
         room = asyncio.Semaphore(REPLAY_LIMIT)
         try:
-            kept = await self._store.unanswered()
+            kept = await self._drop_spent(await self._store.unanswered())
             async with asyncio.TaskGroup() as tasks:
                 for item in kept:
                     tasks.create_task(self._redeliver(item.sequence, item.message, room))
@@ -366,6 +383,17 @@ class MetaManager:
         except (DatabaseError, sqlite3.Error) as error:
             log.error("what waits for the cloud cannot be read: %s", error)
             return True
+
+    async def _drop_spent(self, kept: list[Unanswered]) -> list[Unanswered]:
+        """What of it the cloud has yet to hear; the rest is gone from the disk, too."""
+        self._newest_sequence = max([self._newest_sequence, *(item.sequence for item in kept)])
+        spent = dict(self._spent)
+        left = [item for item in kept if item.sequence > spent.get(item.message.route.resource, 0)]
+        for item in kept:
+            if item not in left:
+                await self._store.forget_unanswered(item.sequence)
+        self._spent = {key: sequence for key, sequence in self._spent.items() if spent.get(key) != sequence}
+        return left
 
     async def _redeliver(self, sequence: int, message: Message, room: asyncio.Semaphore) -> None:
         async with room:

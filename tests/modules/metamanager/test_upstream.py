@@ -222,6 +222,53 @@ async def test_a_replay_goes_on_after_the_disk_failed(node, pod, monkeypatch, ca
     assert not failures
 
 
+def failing(monkeypatch, step: str) -> dict[str, bool]:
+    """Have a step of the store fail while `full` is set."""
+    works, disk = getattr(Metastore, step), {"full": True}
+
+    async def sick(store, *arguments):
+        if disk["full"]:
+            raise DatabaseError("disk full")
+        return await works(store, *arguments)
+
+    monkeypatch.setattr(metamanager, "REPLAY_INTERVAL", 0.01)
+    monkeypatch.setattr(Metastore, step, sick)
+    return disk
+
+
+async def until_nothing_is_kept(node) -> None:
+    async with asyncio.timeout(5):
+        while await node.store.unanswered():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_the_cloud_has_heard_is_dropped_untold_when_the_disk_has_room_again(node, pod, monkeypatch):
+    """The cloud may have heard newer things since."""
+    await node.connect()
+    node.hub.answers["patch", PATCH] = lambda m: {"Object": pod(version=11), "Err": None}
+    disk = failing(monkeypatch, "forget_unanswered")
+    await patch_status(node)
+    assert len(await node.store.unanswered()) == 1
+    disk["full"] = False
+    await until_nothing_is_kept(node)
+    assert len(await node.hub.wait_for("patch", PATCH)) == 1
+
+
+async def test_a_patch_that_a_newer_one_could_not_replace_on_the_disk_is_dropped_untold(node, pod, monkeypatch):
+    with pytest.raises(Unreachable):
+        await patch_status(node, "Pending")
+    disk = failing(monkeypatch, "keep_unanswered")
+    with pytest.raises(Unreachable):
+        await patch_status(node, "Running")
+    disk["full"] = False
+    node.hub.answers["patch", PATCH] = lambda m: {"Object": pod(version=11), "Err": None}
+    await node.connect()
+    await until_nothing_is_kept(node)
+    await patch_status(node, "Succeeded")
+    (told,) = await node.hub.wait_for("patch", PATCH)
+    assert b"Succeeded" in told.content_bytes()
+
+
 async def test_a_refused_patch_is_not_tried_for_ever(node):
     await node.connect()
     status = {"status": "Failure", "message": "gone", "reason": "NotFound", "code": 404}
