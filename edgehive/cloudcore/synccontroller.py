@@ -140,9 +140,9 @@ class SyncController:
         for record in self._records.of_node(node):
             if (update := await self._judged(node, record.ref, self._mend_record(record))) is not None:
                 updates.append(update)
-        # Models before their devices, all else as it comes.
+        # Models before their devices and what pods read before the pods, all else as it comes.
         updates = [*updates, *self._unrecorded_pods(node), *self._unrecorded_devices(node)]
-        for update in sorted(updates, key=lambda down: down.resource is DEVICES):
+        for update in sorted(updates, key=lambda down: down.resource in (DEVICES, PODS)):
             await self._send(update)
 
     async def _judged(self, node: str, ref: ObjectRef, work: Awaitable[T]) -> T | None:

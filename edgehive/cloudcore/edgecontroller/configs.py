@@ -14,6 +14,8 @@ from edgehive.kube.errors import NotFound
 from edgehive.kube.informer import Change
 from edgehive.wire.names import Operation, ResourceType
 
+_KINDS = {str(resource.edge_type): resource for resource in (CONFIG_MAPS, SECRETS)}
+
 
 @downstream(CONFIG_MAPS)
 def config_maps_down(change: Change, context: EdgeContext) -> Iterator[Down | Unchanged]:
@@ -32,17 +34,26 @@ def _to_users(resource: ApiResource, change: Change, operation: Operation, conte
     if change.new is None:
         operation = Operation.DELETE
     reference = Reference(resource.edge_type, namespace, name)
-    for node in context.location.nodes_of(reference):
+    nodes = context.location.nodes_of(reference)
+    if change.new is None:
+        # Also where no pod needs it any more: the next one would find a row of the life that has ended.
+        nodes = list(dict.fromkeys([*nodes, *context.holders(change.document)]))
+    for node in nodes:
         context.missed.forget(node, reference)
         yield Down(node, operation, resource, change.document)
 
 
 def found_since(pod: Pod, context: EdgeContext) -> Iterator[Down]:
-    """What the pod needs and its node was told is not there, if it is by now."""
-    node = pod.spec.node_name
-    for reference in context.missed.among(node, references(pod)):
-        resource = CONFIG_MAPS if reference.type == ResourceType.CONFIG_MAP else SECRETS
-        if (document := context.caches[resource].get(reference.name, reference.namespace)) is not None:
+    """What the pod needs and its node has an older version of, or was told is not there, if it is by now.
+
+    It goes before the pod: a node that loses its link right after the pod came would start it with the old one.
+    """
+    node, needed = pod.spec.node_name, references(pod)
+    missed = context.missed.among(node, needed)
+    for reference in sorted(reference for reference in needed if reference.type in _KINDS):
+        resource = _KINDS[reference.type]
+        document = context.caches[resource].get(reference.name, reference.namespace)
+        if document is not None and (reference in missed or context.lags(node, document)):
             context.missed.forget(node, reference)
             yield Down(node, Operation.UPDATE, resource, document)
 
@@ -59,11 +70,15 @@ async def secret_query(request: Request, context: EdgeContext) -> Answer:
 
 async def _query(resource: ApiResource, request: Request, context: EdgeContext) -> Answer:
     """From the copy at hand; the API is asked only when that has nothing, since it may be a moment behind."""
-    context.demand_need(request)
     name, namespace = request.resource.name, request.resource.api_namespace
+    reference = Reference(resource.edge_type, namespace, name)
+    if not context.location.needs(request.node, reference):
+        # Asked in the place of a node that has an old version of it: the next pod that needs it brings the new one.
+        context.missed.note(request.node, reference)
+    context.demand_need(request)
     held = context.caches[resource].get(name, namespace)
     try:
         return bare(held or await context.client.get(resource, name, namespace))
     except NotFound:
-        context.missed.note(request.node, Reference(resource.edge_type, namespace, name))
+        context.missed.note(request.node, reference)
         raise

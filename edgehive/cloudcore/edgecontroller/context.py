@@ -11,6 +11,7 @@ from edgehive.api.registry import CONFIG_MAPS, NODES, PODS, SECRETS, ApiResource
 from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.edgecontroller.location import Location, Missed, Reference
 from edgehive.cloudcore.flows import Request
+from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.cloudcore.placement import BY_NODE, by_node, node_of
 from edgehive.cloudcore.replicas.claims import ADDRESS_ANNOTATION
 from edgehive.kit.refusals import Refusals
@@ -36,6 +37,7 @@ class EdgeContext:
     nodes: Informer
     pods: Informer
     caches: dict[ApiResource, Informer]
+    records: DeliveryRecords
     address: str = ""
     replica: str = ""
     enforce: bool = True
@@ -47,13 +49,14 @@ class EdgeContext:
     refusals: Refusals = field(default_factory=lambda: Refusals("edgecontroller", log))
 
     @classmethod
-    def of(cls, deps: CloudDeps) -> "EdgeContext":
+    def of(cls, deps: CloudDeps, records: DeliveryRecords) -> "EdgeContext":
         informers = deps.informers
         return cls(
             client=deps.client,
             nodes=informers.of(NODES, label_selector=EDGE_NODE_SELECTOR),
             pods=informers.of(PODS, indexers={BY_NODE: by_node}),
             caches={resource: informers.of(resource) for resource in (CONFIG_MAPS, SECRETS)},
+            records=records,
             address=deps.address,
             replica=deps.standing.name,
             enforce=deps.config.modules.cloud_hub.authorization.enforced,
@@ -71,6 +74,17 @@ class EdgeContext:
             del self.created[name]
         if (node.meta.labels or {}).get(EDGE_LABEL) == "" and len(self.created) < CREATED_AT_MOST:
             self.created[node.meta.name] = now + CREATED_SECONDS
+
+    def lags(self, node: str, document: Document) -> bool:
+        """Whether the node has an older version of it."""
+        meta = document.meta
+        version = self.records.version(node, meta.namespace, meta.uid)
+        return bool(version) and meta.resource_version.isdecimal() and int(meta.resource_version) > (version or 0)
+
+    def holders(self, document: Document) -> list[str]:
+        """The nodes that have it, whether or not a pod needs it any more."""
+        meta, records = document.meta, self.records
+        return [node for node in records.nodes() if records.version(node, meta.namespace, meta.uid) is not None]
 
     def pods_on(self, node: str) -> list[Document]:
         return self.pods.by_index(BY_NODE, node)

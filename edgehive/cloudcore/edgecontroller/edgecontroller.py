@@ -31,7 +31,7 @@ class EdgeController:
         self._records = records
         self._mailbox = deps.bus.register(self.name, self.group, size=4096)
         # Asking for them here lets their first lists start with the process.
-        self._context = EdgeContext.of(deps)
+        self._context = EdgeContext.of(deps, records)
 
     async def run(self, ready: Ready) -> None:
         engine = FlowEngine(

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from edgehive.api.registry import CONFIG_MAPS, PODS, SECRETS
-from edgehive.testing.cloud import Cloud, cloud, content_of
+from edgehive.testing.cloud import Cloud, ScriptedEdge, cloud, content_of
+from edgehive.wire.inventory import Held
 
 pytestmark = pytest.mark.looptime
 
@@ -112,3 +113,77 @@ async def test_a_node_that_becomes_an_edge_node_gets_the_pods_bound_to_it_before
         await it.pod("early", "n1")
         edge = await it.edge("n1")
         await edge.expect_object("default/pod/early")
+
+
+READING = [{"name": "v", "configMap": {"name": "settings"}}]
+
+
+async def with_a_row_nobody_needs(it: Cloud) -> ScriptedEdge:
+    """Node n1 has ConfigMap settings of a pod that is no more."""
+    edge = await it.edge("n1")
+    await make(it, "settings")
+    await it.pod("first", "n1", volumes=READING)
+    await edge.expect_object("default/pod/first")
+    reply = await edge.request("query", "default/configmap/settings")
+    assert content_of(reply)["data"] == {"k": "1"}
+    await asyncio.sleep(6)
+    await it.client.delete(PODS, "first", "default", grace_period_seconds=0)
+    await edge.expect_object("default/pod/first", "delete")
+    return edge
+
+
+def told_since(edge: ScriptedEdge, count: int) -> list[str]:
+    return [f"{message.route.operation} {message.route.resource}" for message in edge.received[count:]]
+
+
+async def test_what_changed_while_no_pod_needed_it_comes_before_the_next_pod() -> None:
+    """Whatever happens to the link then, no pod begins with what was there before it was created."""
+    async with cloud() as it:
+        edge = await with_a_row_nobody_needs(it)
+        await change(it, "settings", "2")
+        await asyncio.sleep(1)
+        before = len(edge.received)
+        await it.pod("next", "n1", volumes=READING)
+        await edge.expect_object("default/pod/next")
+        assert told_since(edge, before) == ["update default/configmap/settings", "insert default/pod/next"]
+        assert content_of(edge.received[before])["data"] == {"k": "2"}
+        await it.pod("third", "n1", volumes=READING)
+        await edge.expect_object("default/pod/third")
+        assert edge.pushed("default/configmap/settings") == ["update"]
+
+
+async def test_what_was_made_anew_while_no_pod_needed_it_leaves_no_row_of_its_former_life() -> None:
+    async with cloud() as it:
+        edge = await with_a_row_nobody_needs(it)
+        before = len(edge.received)
+        await it.client.delete(CONFIG_MAPS, "settings", "default")
+        await make(it, "settings")
+        await it.pod("next", "n1", volumes=READING)
+        await edge.expect_object("default/pod/next")
+        assert told_since(edge, before) == ["delete default/configmap/settings", "insert default/pod/next"]
+
+
+async def test_what_changed_while_the_node_was_away_comes_before_the_pods() -> None:
+    async with cloud() as it:
+        edge = await with_a_row_nobody_needs(it)
+        await edge.close()
+        await asyncio.sleep(1)
+        await it.pod("next", "n1", volumes=READING)
+        await change(it, "settings", "2")
+        await asyncio.sleep(1)
+        edge = await it.edge("n1", register=False)
+        await edge.expect_object("default/pod/next")
+        assert told_since(edge, 0) == ["update default/configmap/settings", "update default/pod/next"]
+
+
+async def test_an_old_row_without_a_record_is_renewed_with_the_next_pod_that_needs_it() -> None:
+    """Its record went with the node while that was deleted: only the node itself knows of the row."""
+    async with cloud() as it:
+        await make(it, "settings")
+        uid = (await it.client.get(CONFIG_MAPS, "settings", "default")).meta.uid
+        await (await it.edge("n1")).close()
+        edge = await it.edge("n1", register=False, holds=[Held("default", "configmap", "settings", uid, 1)])
+        await asyncio.sleep(10)
+        assert edge.pushed("default/configmap/settings") == []
+        await it.pod("next", "n1", volumes=READING)
+        await edge.expect_object("default/configmap/settings", "update")

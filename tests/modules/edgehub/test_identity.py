@@ -49,7 +49,7 @@ class Cloud:
 async def cloud_at(
     *names: str, app: web.Application | None = None, grace: timedelta = 30 * DAY, ca=None, ahead=timedelta(), days=365
 ) -> AsyncIterator[Cloud]:
-    """`ahead`: by how much the date was wrong when its server certificate was made; `days`: how long nodes' are good."""
+    """`ahead`: how wrong the date was when its server certificate was made; `days`: how long nodes' are good."""
     ca = ca or tls.self_signed_ca("KubeEdge", SystemClock().now(), 3650 * DAY)
     now = SystemClock().now() + ahead
     server = tls.issue(
