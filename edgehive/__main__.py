@@ -14,6 +14,7 @@ COMPONENTS = {
     "edgecore": ("edgehive.edgecore.app", "the edge half: runs pods on a node"),
     "edgesite": ("edgehive.edgesite.app", "a whole cluster on this machine"),
     "mapper": ("edgehive.mapper.app", "bring a device to Kubernetes: write, try and run a mapper"),
+    "devices": ("edgehive.devices_view.app", "what devices report and are to do, live; one property as a curve"),
     "fleet": ("edgehive.testing.fleet.app", "many hollow nodes, to try a cloudcore with"),
 }
 

@@ -50,12 +50,8 @@ class DocumentList:
     continue_token: str = ""
 
 
-class Client(Protocol):
-    """CRUD, list and watch on any `ApiResource`. `namespace` is "" for cluster scope and for all namespaces."""
-
-    async def get(
-        self, resource: ApiResource, name: str, namespace: str = "", *, subresource: str = ""
-    ) -> Document: ...
+class Reader(Protocol):
+    """List and watch: all that an informer needs. `namespace` is "" for cluster scope and for all namespaces."""
 
     async def list(
         self,
@@ -84,6 +80,14 @@ class Client(Protocol):
         Raises Gone when the version is too old (relist then), Unreachable when the stream breaks.
         """
         ...
+
+
+class Client(Reader, Protocol):
+    """CRUD, list and watch on any `ApiResource`."""
+
+    async def get(
+        self, resource: ApiResource, name: str, namespace: str = "", *, subresource: str = ""
+    ) -> Document: ...
 
     async def create(
         self, resource: ApiResource, body: Body, namespace: str = "", *, name: str = "", subresource: str = ""

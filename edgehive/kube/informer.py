@@ -20,7 +20,7 @@ import msgspec
 from edgehive.api.document import Document
 from edgehive.api.registry import ApiResource
 from edgehive.kit.backoff import Backoff
-from edgehive.kube.client import Client, EventType, WatchEvent
+from edgehive.kube.client import EventType, Reader, WatchEvent
 from edgehive.kube.errors import ApiError, Gone, Timeout
 
 log = logging.getLogger("edgehive.kube.informer")
@@ -138,7 +138,7 @@ class Informer:
 
     def __init__(
         self,
-        client: Client,
+        client: Reader,
         resource: ApiResource,
         namespace: str = "",
         *,
@@ -356,7 +356,7 @@ def _resumable(error: ApiError) -> bool:
 class Informers:
     """The informers of one process, each (resource, namespace, selectors) once; entering runs them all."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Reader) -> None:
         self._client = client
         self._informers: dict[tuple[ApiResource, str, str, str], Informer] = {}
         self._group: asyncio.TaskGroup | None = None

@@ -33,6 +33,10 @@ class KubeconfigError(Exception):
     """No usable access; the text says which entry is wrong and how to mend it."""
 
 
+class NothingConfigured(KubeconfigError):
+    """Nobody has said where a Kubernetes API is."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
     """One server, how to verify it, and one identity. PEM contents; files somebody replaces are read again."""
@@ -167,7 +171,7 @@ def load(
         return _from_files([usual], context, must_exist=True)
     if environment.get("KUBERNETES_SERVICE_HOST"):
         return in_cluster(environment, service_account)
-    raise KubeconfigError(
+    raise NothingConfigured(
         "no Kubernetes API is configured: name a kubeconfig file, set KUBECONFIG, or place one at ~/.kube/config"
     )
 
