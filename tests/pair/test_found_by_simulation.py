@@ -62,6 +62,12 @@ STORIES = {
         step("write_config_map", 0.0, name="settings"),
         step("report_event", 10.0),
     ],
+    "a pod that waits for its volumes does not stop its dead sandbox again and again": [
+        step("write_config_map", name="settings"),
+        step("create_pod", name="web", form="config-map"),
+        step("delete_config_map", 20.0, name="settings", again=False),
+        step("reboot", 20.0),
+    ],
 }
 
 

@@ -104,6 +104,8 @@ class PodRuntime:
         self._seen: dict[tuple[str, int], cri.ContainerStatus] = {}
         self._ips: dict[str, tuple[str, ...]] = {}
         self._hooked: set[str] = set()
+        #: Sandboxes that were stopped and not removed yet.
+        self._stopped: set[str] = set()
         #: container or sandbox id -> pod UID, for events that name only the id.
         self.owners: dict[str, str] = {}
 
@@ -230,6 +232,7 @@ class PodRuntime:
         await self.cri.remove_pod_sandbox(sandbox_id)
         self.owners.pop(sandbox_id, None)
         self._ips.pop(sandbox_id, None)
+        self._stopped.discard(sandbox_id)
 
     # --- starting ---
 
@@ -357,7 +360,10 @@ class PodRuntime:
         for name in reversed(sidecars):
             await _all(self.stop_container(pod, item) for item in stop.containers if item.name == name)
         for sandbox_id in stop.sandboxes:
-            await self.cri.stop_pod_sandbox(sandbox_id)
+            # One that is down stays down: a pod that waits for its volumes is looked at again and again.
+            if sandbox_id not in self._stopped:
+                await self.cri.stop_pod_sandbox(sandbox_id)
+                self._stopped.add(sandbox_id)
 
     async def stop_container(self, pod: Pod, stop: StopContainer) -> None:
         """The preStop hook (once) and the stop share the grace period."""
