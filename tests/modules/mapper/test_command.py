@@ -217,4 +217,4 @@ def test_files_that_are_not_there_are_told(capsys: pytest.CaptureFixture[str]) -
     main_exit(["dev", "virtual", "--device", "nowhere.yaml"], 1)
     assert "nowhere.yaml cannot be read: No such file" in capsys.readouterr().err
     main_exit(["run", "modbos"], 1)
-    assert "modbos is no Python file, and the installed drivers are modbus" in capsys.readouterr().err
+    assert "modbos is no Python file, and the installed drivers are http, modbus" in capsys.readouterr().err
