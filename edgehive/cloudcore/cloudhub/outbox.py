@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edgehive.beehive.message import Message
-from edgehive.wire.names import Source
+from edgehive.wire.names import ResourceType, Source
 
 #: Seconds until an unacknowledged message is written again, and how often before others get their turn.
 RETRY_AFTER = 5.0
@@ -202,13 +202,13 @@ class Outbox:
         return self._mark_sent(self._outstanding, now)
 
     def _first_released(self) -> str | None:
-        """The first that may go. Of devices none passes one before it: a device needs its model to be there."""
-        blocked = False
+        """The first that may go. None passes what it needs to be there: a device its model, a pod what it reads."""
+        held: set[_Line] = set()
         for key, parcel in self._pushes.items():
-            in_order = parcel.message.route.source == Source.DEVICE_CONTROLLER
-            if parcel.released and not (in_order and blocked):
+            if parcel.released and (not held or _BEHIND.get(_line_of(parcel)) not in held):
                 return key
-            blocked = blocked or (in_order and not parcel.released)
+            if not parcel.released:
+                held.add(_line_of(parcel))
         return None
 
     @staticmethod
@@ -258,6 +258,33 @@ class Outbox:
     def _waiting(self, uid: str) -> Iterator[Parcel]:
         yield from (parcel for parcel in self._pushes.values() if parcel.uid == uid)
         yield from (parcel for parcel in self._replies if parcel.uid == uid)
+
+
+class _Line(Enum):
+    """Objects that may have to wait for one another."""
+
+    DEVICES = "devices and their models"
+    READ = "what pods read"
+    PODS = "pods"
+    OTHERS = "what waits for nothing"
+
+
+#: Which line must not be passed by another.
+_BEHIND = {_Line.DEVICES: _Line.DEVICES, _Line.PODS: _Line.READ}
+_LINES: dict[str, _Line] = {
+    ResourceType.CONFIG_MAP: _Line.READ,
+    ResourceType.SECRET: _Line.READ,
+    ResourceType.POD: _Line.PODS,
+}
+
+
+def _line_of(parcel: Parcel) -> _Line:
+    if parcel.message.route.source == Source.DEVICE_CONTROLLER:
+        return _Line.DEVICES
+    if parcel.deletion:
+        return _Line.OTHERS
+    _, _, rest = parcel.path.partition("/")
+    return _LINES.get(rest.partition("/")[0], _Line.OTHERS)
 
 
 def _covers(known: Parcel, given: Parcel) -> bool:

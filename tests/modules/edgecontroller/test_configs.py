@@ -186,4 +186,8 @@ async def test_an_old_row_without_a_record_is_renewed_with_the_next_pod_that_nee
         await asyncio.sleep(10)
         assert edge.pushed("default/configmap/settings") == []
         await it.pod("next", "n1", volumes=READING)
-        await edge.expect_object("default/configmap/settings", "update")
+        await edge.expect_object("default/pod/next")
+        told = [
+            what for what in told_since(edge, 0) if what.split()[0] in ("insert", "update") and "/node/" not in what
+        ]
+        assert told == ["update default/configmap/settings", "insert default/pod/next"]

@@ -70,6 +70,19 @@ def test_nothing_goes_out_before_its_record_stands() -> None:
     assert outbox.next(RETRY_AFTER).header.resourceversion == "1"  # type: ignore[union-attr]
 
 
+def test_no_pod_passes_what_it_may_read() -> None:
+    """It would begin with the old one if the link fell in between."""
+    for kind in ("configmap", "secret"):
+        outbox = Outbox()
+        outbox.push(parcel("read", 1, path=f"default/{kind}/settings", released=False))
+        outbox.push(parcel("pod", 2))
+        outbox.push(parcel("old", 3, deletion=True))
+        outbox.push(parcel("node", 4, path="null/node/n1"))
+        assert versions(outbox) == ["delete 3", "update 4"]
+        outbox.release("read")
+        assert versions(outbox) == ["update 1", "update 2"]
+
+
 def test_answers_are_each_sent_in_a_window() -> None:
     """[21]"""
     outbox = Outbox()
