@@ -199,5 +199,6 @@ class _Noticing:
         except Gone:
             raise
         except ApiError as error:
-            self._failing.setdefault(resource, Trouble(self._clock.now(), str(error)))
+            earlier = self._failing.get(resource)
+            self._failing[resource] = Trouble(earlier.since if earlier else self._clock.now(), str(error))
             raise

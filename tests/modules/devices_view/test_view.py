@@ -188,6 +188,8 @@ async def test_an_api_that_is_away_is_told_until_it_is_back(site: Site, screen: 
         client.break_off()
         await screen.until(lambda text: "the API is away since" in text and "no route" in text)
         assert "20.5" in screen.text
+        client.failure = Unreachable("connection refused")
+        await screen.until(lambda text: "(10s)" in text and "connection refused" in text)
         client.failure = None
         await screen.until(lambda text: "away" not in text)
         await site.report(temperature="22.5")
