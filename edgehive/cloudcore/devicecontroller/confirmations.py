@@ -15,6 +15,8 @@ from edgehive.beehive.message import Message
 #: Confirmations for one node at a time, and the pause between two times.
 AT_ONCE = 256
 PAUSE_SECONDS = 0.02
+#: Waiting for one node; beyond, the oldest is dropped and its report comes again.
+LIMIT = 20_000
 
 
 class Confirmations:
@@ -26,7 +28,7 @@ class Confirmations:
         self._wake = asyncio.Event()
 
     def add(self, node: str, confirmation: Message) -> None:
-        self._waiting.setdefault(node, deque()).append(confirmation)
+        self._waiting.setdefault(node, deque(maxlen=LIMIT)).append(confirmation)
         self._wake.set()
 
     async def run(self) -> None:
