@@ -14,9 +14,10 @@ from google.protobuf.message import Message
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from grpclib.server import Server, Stream
+from grpclib.server import Stream
 
 from edgehive.kit.grpc_requests import received
+from edgehive.kit.grpc_server import ClosingServer
 from edgehive.mapper.devices import Devices, NotTaken
 from edgehive.mapper.dmi_objects import device_of, model_of
 from edgehive.mapper.report import EdgeAway, EdgeRefused, Reading
@@ -204,7 +205,7 @@ class MapperService:
 @asynccontextmanager
 async def serving(path: Path, service: MapperService) -> AsyncIterator[None]:
     """Serve the edge at `path` until the block ends; raises OSError."""
-    server = Server([service])
+    server = ClosingServer([service])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # noqa: ASYNC240 - a socket's name, not its bytes
     await server.start(path=str(path))

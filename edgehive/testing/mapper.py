@@ -15,7 +15,7 @@ from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
-from edgehive.edgecore.devicetwin.grpc_server import ClosingServer
+from edgehive.kit.grpc_server import ClosingServer
 from edgehive.protos import dmi_pb2 as dmi
 
 _MAPPER = "/v1beta1.DeviceMapperService/"

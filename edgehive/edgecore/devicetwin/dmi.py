@@ -23,9 +23,9 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
-from edgehive.edgecore.devicetwin.grpc_server import ClosingServer
 from edgehive.edgecore.devicetwin.observation import SET_BY, SET_BY_EDGE, Observation
 from edgehive.edgecore.devicetwin.rows import MapperRow
+from edgehive.kit.grpc_server import ClosingServer
 from edgehive.protos import dmi_pb2 as dmi
 
 log = logging.getLogger("edgehive.devicetwin.dmi")

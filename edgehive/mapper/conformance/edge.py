@@ -15,9 +15,9 @@ from google.protobuf.wrappers_pb2 import BoolValue, FloatValue, StringValue
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
-from grpclib.server import Server
 
 from edgehive.kit.grpc_requests import received
+from edgehive.kit.grpc_server import ClosingServer
 from edgehive.protos import dmi_pb2 as dmi
 
 MAPPER, MANAGER = "/v1beta1.DeviceMapperService/", "/v1beta1.DeviceManagerService/"
@@ -78,7 +78,7 @@ class Edge:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        server = Server([self])
+        server = ClosingServer([self])
         self.path.unlink(missing_ok=True)
         await server.start(path=str(self.path))
         try:

@@ -13,7 +13,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from edgehive.edgecore.devicetwin import dmi as service
-from edgehive.edgecore.devicetwin import grpc_server, mappers
+from edgehive.edgecore.devicetwin import mappers
+from edgehive.kit import grpc_server
 from edgehive.kit.backoff import Backoff
 from edgehive.protos import dmi_pb2 as dmi
 from edgehive.testing.mapper import Manager, Mapper

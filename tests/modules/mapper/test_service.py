@@ -1,6 +1,7 @@
 """A mapper before an edge: real sockets, the virtual device behind it."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from grpclib.exceptions import GRPCError
 
 from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.mapper.app import main
 from edgehive.mapper.conformance.edge import Caller, Edge, unavailable, wrapped
 from edgehive.mapper.service import Mapper
 from edgehive.mappers.virtual import Virtual
@@ -149,3 +151,29 @@ async def test_a_hundred_devices_are_read_side_by_side(edge: Edge, caller: Calle
             tasks.create_task(caller.call("RegisterDevice", request))
     names = {f"many-{number}" for number in range(100)}
     assert await edge.until(lambda: names <= {report.device for report in edge.reports}, 20)
+
+
+async def test_a_script_that_runs_its_driver_is_a_mapper_until_it_is_asked_to_end(edge: Edge, tmp_path: Path) -> None:
+    edge.devices = [device("d")]
+    script = tmp_path / "fan.py"
+    script.write_text(
+        "from edgehive.mapper import run\n"
+        "from edgehive.mappers.virtual import Virtual\n"
+        f"run(Virtual, edge_socket={str(edge.path)!r}, name='fan')\n"
+    )
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(sys.executable, script, stdout=quiet, stderr=quiet)
+    assert await edge.until(lambda: edge.reports, 20)
+    assert edge.registrations[0][1].mapper.name == "fan"
+    process.terminate()
+    async with asyncio.timeout(10):
+        assert await process.wait() == 0
+    assert not (tmp_path / "fan.sock").exists()
+
+
+def test_a_socket_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "virtual", "--edge-socket", str(tmp_path / "dmi.sock"), "--socket", str(tmp_path / "file" / "s")])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("Error: ")

@@ -1,6 +1,6 @@
 """grpclib's server with two things it lacks: it closes its connections when it stops, and takes only so many.
 
-For the DMI socket, and for the scripted mappers of tests.
+For both ends of DMI. Needs grpclib.
 """
 
 from typing import Any
