@@ -28,7 +28,7 @@ from edgehive.mapper import Value, Visitor, run
 # What pymodbus says of each lost connection is said by the mapper, in one line.
 logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
 
-#: By its name in small letters: the function that reads a register and how many one request may read.
+#: By its name in small letters: the client's method that reads a register.
 _READ = {
     "coilregister": "read_coils",
     "discreteinputregister": "read_discrete_inputs",
@@ -52,11 +52,15 @@ class _Line:
         self._turn = asyncio.Lock()
         self.users = 0
 
+    async def reach(self) -> None:
+        """Connect if need be; raises ConnectionError."""
+        async with self._turn:
+            await self._connect()
+
     async def ask(self, request: Callable[[Any], Awaitable[Any]]) -> Any:
         async with self._turn:
+            await self._connect()
             try:
-                if not self._client.connected and not await self._client.connect():
-                    raise ConnectionError(f"{self._name} cannot be reached")
                 answer = await request(self._client)
             except ModbusException as error:
                 raise ConnectionError(f"{self._name} does not answer: {error}") from error
@@ -64,6 +68,10 @@ class _Line:
             code = getattr(answer, "exception_code", 0)
             raise ValueError(f"the device answers: {_FAULTS.get(code, f'error {code}')}")
         return answer
+
+    async def _connect(self) -> None:
+        if not self._client.connected and not await self._client.connect():
+            raise ConnectionError(f"{self._name} cannot be reached")
 
     def release(self) -> None:
         self.users -= 1
@@ -85,7 +93,7 @@ class Modbus:
         self._unit = int(config.get("slaveID", 1))
         self._line = _line(config)
         self._line.users += 1
-        await self._line.ask(_nothing)
+        await self._line.reach()
 
     async def read(self, visitor: Visitor) -> Value:
         register, offset, limit = _place(visitor)
@@ -146,16 +154,6 @@ def _serial(port: str, config: Mapping[str, Any], timeout: float) -> AsyncModbus
         retries=0,
         reconnect_delay=0,
     )
-
-
-async def _nothing(_: Any) -> Any:
-    """A request that asks nothing: the line is up."""
-
-    class Well:
-        def isError(self) -> bool:
-            return False
-
-    return Well()
 
 
 def _place(visitor: Visitor) -> tuple[str, int, int]:
