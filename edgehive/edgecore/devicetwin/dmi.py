@@ -15,16 +15,17 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from edgehive.edgecore.devicetwin.observation import SET_BY, SET_BY_EDGE, Observation
 from edgehive.edgecore.devicetwin.rows import MapperRow
+from edgehive.kit.grpc_requests import received
 from edgehive.kit.grpc_server import ClosingServer
 from edgehive.protos import dmi_pb2 as dmi
 
@@ -42,7 +43,6 @@ VALUES_LIMIT = 1000
 
 _SERVICE = "/v1beta1.DeviceManagerService/"
 _CREDENTIALS = struct.Struct("3i")
-Request = TypeVar("Request", bound=Message)
 
 
 class Behind(Protocol):
@@ -99,7 +99,9 @@ class ManagerService:
             allowance = self._allowance(stream)
             if allowance.refusal:
                 raise GRPCError(Status.PERMISSION_DENIED, allowance.refusal)
-            await stream.send_message(await call(await _received(stream, request), allowance))
+            await stream.send_message(
+                await call(await received(stream, request, limit=REQUEST_LIMIT, seconds=READ_SECONDS), allowance)
+            )
 
         return Handler(serve, Cardinality.UNARY_UNARY, request, reply)
 
@@ -172,27 +174,6 @@ def socket_path(folder: str) -> Path:
     """wire: an older configuration names the socket itself; its folder counts."""
     path = Path(folder or "/etc/kubeedge")
     return (path.parent if path.suffix == ".sock" else path) / SOCKET_NAME
-
-
-async def _received(stream: Stream[Any, Any], type: type[Request]) -> Request:
-    """grpclib reads a message of any size; this one is refused before it is read."""
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            head = await stream._stream.recv_data(5)
-            if len(head) < 5:
-                raise GRPCError(Status.INVALID_ARGUMENT, "the call has no request")
-            size = int.from_bytes(head[1:], "big")
-            if head[0]:
-                raise GRPCError(Status.UNIMPLEMENTED, "compressed requests are not read; switch compression off")
-            if size > REQUEST_LIMIT:
-                raise GRPCError(
-                    Status.RESOURCE_EXHAUSTED, f"the request has {size} bytes, the limit is {REQUEST_LIMIT}"
-                )
-            return type.FromString(await stream._stream.recv_data(size))
-    except TimeoutError:
-        raise GRPCError(Status.DEADLINE_EXCEEDED, f"the request did not come within {READ_SECONDS:g} s") from None
-    except (DecodeError, AssertionError) as error:
-        raise GRPCError(Status.INVALID_ARGUMENT, f"the request cannot be read: {error}") from error
 
 
 def _spend(allowance: _Allowance, count: int) -> None:
