@@ -1,4 +1,4 @@
-"""Memory that start-up leaves behind, given back to the machine once things have settled.
+"""Memory given back to the machine: what start-up leaves behind, and the buffers of connections that ended.
 
 For the processes (cloudcore, edgecore, edgesite); nothing depends on it having happened.
 """
@@ -9,6 +9,19 @@ import gc
 
 #: When start-up is surely over.
 SETTLED_SECONDS = 5.0
+#: glibc's number for the size from which memory is mapped apart, and that size as it is before glibc adapts it.
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 128 * 1024
+
+
+def map_large_buffers() -> None:
+    """Keep large buffers out of the heap, so that freeing one gives it back and a new one costs what is used of it.
+
+    A TLS connection has one of 256 KiB of which a few pages are ever used. glibc takes the first that is freed for a
+    reason to have all later ones in the heap, where connections that come and go use up one after another in full.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def release_free_memory() -> None:
@@ -21,5 +34,6 @@ def release_free_memory() -> None:
 
 
 def release_when_settled() -> asyncio.TimerHandle:
-    """Do it a few seconds from now; the handle cancels."""
+    """Do it a few seconds from now, and map large buffers from now on; the handle cancels."""
+    map_large_buffers()
     return asyncio.get_running_loop().call_later(SETTLED_SECONDS, release_free_memory)
