@@ -15,24 +15,14 @@ class Account(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
-    ]
+        for name in ("arena", "free_chunks", "fast_chunks", "mapped_regions", "mapped_bytes", "highest", "fast_bytes",
+                     "used_bytes", "free_bytes", "trimmable")
+    ]  # fmt: skip
 
 
 def mapped() -> int:
     LIBC.mallinfo2.restype = Account
-    return LIBC.mallinfo2().hblks
+    return LIBC.mallinfo2().mapped_regions
 
 
 @pytest.mark.skipif(not hasattr(LIBC, "mallinfo2"), reason="this C library has no mallinfo2 (glibc 2.33)")
@@ -43,9 +33,9 @@ def test_large_buffers_stay_out_of_the_heap_when_some_were_freed_before() -> Non
     LIBC.free(LIBC.malloc(SIZE))
     before = mapped()
     buffers = [LIBC.malloc(SIZE) for _ in range(50)]
-    try:
-        assert mapped() - before == 50
-    finally:
-        for buffer in buffers:
-            LIBC.free(buffer)
-    assert mapped() == before
+    within = mapped()
+    for buffer in buffers:
+        LIBC.free(buffer)
+    # The interpreter may have mapped or given back something of its own meanwhile.
+    assert within - before == pytest.approx(50, abs=5)
+    assert within - mapped() == pytest.approx(50, abs=5)
