@@ -15,10 +15,11 @@ from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, InvalidURL
 
+from edgehive.kit.http import read_answer
 from edgehive.mapper import Value, Visitor, run
 from edgehive.mappers.json_fields import filled, value_in
 
-#: Bytes of an answer that are read.
+#: A longer answer is an error.
 ANSWER_LIMIT = 1024 * 1024
 _METHODS = ("PUT", "POST", "PATCH")
 
@@ -61,7 +62,7 @@ class Http:
         headers = {"Content-Type": "application/json" if body[:1] in (b"{", b"[") else "text/plain"} if body else {}
         try:
             async with self._session.request(method, self._url + path, data=body, headers=headers) as answer:
-                text = await answer.content.read(ANSWER_LIMIT)
+                text = await read_answer(answer, ANSWER_LIMIT)
                 if answer.status >= 300:
                     said = text[:200].decode(errors="replace")
                     raise ValueError(f"{method} {path}: HTTP {answer.status} {said}".strip())

@@ -134,7 +134,9 @@ def ruled(it: Message) -> str:
         path = Resource("default", type, "n1")
         said = max(
             said,
-            content_rules.content_violation("n1", path, it.with_route(operation=operation), lambda *_: None),
+            content_rules.content_violation(
+                "n1", path, it.with_route(operation=operation), lambda *_: None, lambda *_: None
+            ),
             key=len,
         )
     return said

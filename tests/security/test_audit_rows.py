@@ -33,6 +33,8 @@ from edgehive.kube.errors import ServerError
 from edgehive.kube.http_client import HttpClient
 from edgehive.kube.kubeconfig import ClusterAccess
 from edgehive.kube.server.backends import Backend, Backends, BadGateway
+from edgehive.mapper import Visitor
+from edgehive.mappers import http as http_mapper
 from edgehive.testing.cloud import cloud, content_of
 from edgehive.testing.cluster import Cluster
 from edgehive.testing.doors import doors
@@ -248,6 +250,7 @@ _CLIENTS = {
     "kube/http_client.py": "the API, below",
     "kube/server/backends.py": "metrics and pages of kubelets, below; the rest is passed on in pieces",
     "mapper/push_targets.py": "reads the first 64 KiB of an answer, once",
+    "mappers/http.py": "devices, below",
     "wire/tunnel_ws.py": "a WebSocket with a frame limit",
     "wire/ws.py": "a WebSocket with a frame limit, row 11",
     "wire/dialing.py": "as above",
@@ -276,6 +279,11 @@ async def test_row_09_no_client_reads_an_endless_answer(monkeypatch: pytest.Monk
         async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
             with pytest.raises(aiohttp.ClientPayloadError, match="more than 1000 bytes"):
                 await read_answer(answer, 1000)
+        device = http_mapper.Http()
+        await device.open({"url": url})
+        with pytest.raises(ConnectionError, match="more than"):
+            await device.read(Visitor("t", "STRING", {"path": "/state"}))
+        await device.close()
         main = Container(name="main")
         probe = HTTPGetAction(port=port, host="127.0.0.1", path="/healthz")
         assert await hooks.get_page(hooks.Target("c", main, "127.0.0.1"), probe, 20) == ""
