@@ -100,6 +100,14 @@ async def test_http_is_read_and_written(fan: Fan, tmp_path: Path) -> None:
     await driver.close()
 
 
+async def test_http_reads_a_long_answer_to_its_end(fan: Fan) -> None:
+    fan.state = {"log": "x" * 500_000, "speed": 4}
+    driver = Http()
+    await driver.open({"url": fan.url})
+    assert await driver.read(at("INT", path="/state", field="speed")) == 4
+    await driver.close()
+
+
 async def test_http_of_a_device_that_is_away_is_told_as_lost() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
