@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, unix_millis
@@ -220,8 +220,3 @@ class Reporter:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def reading_of(item: Reading) -> dict[str, Any]:
-    """A reading as Go's mappers write one for applications."""
-    return {"propertyName": item.name, "value": item.text, "timeStamp": item.millis, "type": item.type}

@@ -72,10 +72,6 @@ def text_of(type: PropertyType, value: Value) -> str:
     return str(value)
 
 
-def is_number(type: PropertyType) -> bool:
-    return type in _NUMBERS
-
-
 def limit(text: str, what: str) -> float | None:
     """A model's minimum or maximum; raises ValueError."""
     if not text:

@@ -29,6 +29,8 @@ C = TypeVar("C")
 
 #: The label of a Device that membership tells as its description.
 DESCRIPTION_LABEL = "description"
+#: The annotation of a Device that names the properties whose desired values are the edge's (decision 0021).
+EDGE_OWNED_ANNOTATION = "edgehive.io/edge-owned-desired"
 
 
 class DeviceId(NamedTuple):

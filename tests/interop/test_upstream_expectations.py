@@ -200,13 +200,11 @@ def is_held(found: Manifest) -> bool:
     return any((item["type"], item["status"]) == ("HeldUpgrade", "True") for item in conditions)
 
 
-# Devices: what a user does with the API holds whichever cloudcore runs; the mapper's cases need devicecontroller
+# Devices: what a user does with the API holds whichever cloudcore runs
 
 
 @pytest.fixture
 def devices(pairing: Pairing) -> Iterator[None]:
-    if not pairing.cast.stock_control_plane:
-        pytest.skip("a site does not define devices and rules yet")
     yield
     pairing.kubectl("delete", "devices,devicemodels", "--all")
 
@@ -297,7 +295,7 @@ def rule(source: str, target: str, resources: dict[str, dict[str, str]]) -> Mani
 def test_rules_1_to_4_are_taken_and_disturb_no_pod(pairing: Pairing) -> None:
     """E2E_CREATE_RULE_1 to 4, without a message that travels."""
     if not pairing.cast.stock_control_plane:
-        pytest.skip("a site does not define devices and rules yet")
+        pytest.skip("a site does not define rules yet")
     pairing.apply(endpoint("rest", "rest"), endpoint("eventbus", "eventbus"))
     pairing.apply(endpoint("servicebus", "servicebus", service_port="9000"))
     towards = {"rest": {"path": "ccc"}, "eventbus": {"topic": "topic-test"}, "servicebus": {"path": "echo"}}

@@ -17,11 +17,8 @@ from edgehive.cloudcore.placement import model_key, node_of
 from edgehive.kube.informer import Change
 from edgehive.wire import devices as wire
 from edgehive.wire import resource as paths
-from edgehive.wire.devices import DESCRIPTION_LABEL, DeviceId, Member
+from edgehive.wire.devices import DESCRIPTION_LABEL, EDGE_OWNED_ANNOTATION, DeviceId, Member
 from edgehive.wire.names import Operation
-
-#: Properties whose desired values are the edge's (decision 0021): the only annotation a node has to hear of.
-EDGE_OWNED_ANNOTATION = "edgehive.io/edge-owned-desired"
 
 
 def member_of(device: Document) -> Member:

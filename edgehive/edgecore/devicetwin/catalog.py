@@ -17,13 +17,12 @@ from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule, ReplyTimeout
 from edgehive.beehive.message import Message
 from edgehive.edgecore.devicetwin.twins import MODEL_TYPES
 from edgehive.wire import resource as paths
+from edgehive.wire.devices import EDGE_OWNED_ANNOTATION
 from edgehive.wire.names import EdgeModule, Group, Operation, ResourceType, Source
 from edgehive.wire.resource import Resource
 
 log = logging.getLogger("edgehive.devicetwin")
 
-#: Names the properties whose desired value the edge owns (decision 0021).
-EDGE_OWNED = "edgehive.io/edge-owned-desired"
 _TIMEOUT = 30.0
 
 T = TypeVar("T")
@@ -69,7 +68,7 @@ class Catalog:
 
     def put_device(self, id: str, device: Device) -> Known:
         spec, notes = device.spec, device.metadata.annotations or {}
-        owned = frozenset(name.strip() for name in notes.get(EDGE_OWNED, "").split(",") if name.strip())
+        owned = frozenset(name.strip() for name in notes.get(EDGE_OWNED_ANNOTATION, "").split(",") if name.strip())
         namespace = id.partition("/")[0]
         model = f"{namespace}/{spec.model_name}" if spec.model_name else ""
         known = Known(device.metadata.uid, spec.protocol.protocol_name if spec.protocol else "", model, owned)
