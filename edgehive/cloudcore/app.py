@@ -32,7 +32,7 @@ from edgehive.cloudcore.deps import EDGE_NODE_SELECTOR, CloudDeps
 from edgehive.cloudcore.modules import enabled, factories
 from edgehive.cloudcore.replicas.membership import member
 from edgehive.cloudcore.replicas.standing import Standing
-from edgehive.cloudcore.workers import Workers, announce, command, end_with_parent
+from edgehive.cloudcore.workers import Workers, announce, command
 from edgehive.kit import config as configuration
 from edgehive.kit import log as logs
 from edgehive.kit.clock import Clock, SystemClock
@@ -41,6 +41,7 @@ from edgehive.kit.door import share_ports
 from edgehive.kit.fatal import Fatal
 from edgehive.kit.http import serve
 from edgehive.kit.memory import release_when_settled
+from edgehive.kit.parent import end_with_parent
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client
 from edgehive.kube.http_client import HttpClient

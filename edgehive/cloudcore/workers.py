@@ -8,7 +8,6 @@ API server there is one cloudcore. A worker ends when its parent does.
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -45,19 +44,6 @@ def announce(port: int) -> None:
     """Tell the parent where this worker's health is asked."""
     sys.stdout.write(f"{ANNOUNCEMENT} {port}\n")
     sys.stdout.flush()
-
-
-def end_with_parent() -> None:
-    """Stop, as for a signal, when the parent's end of standard input is gone."""
-    loop = asyncio.get_running_loop()
-    descriptor = sys.stdin.fileno()
-
-    def readable() -> None:
-        if not os.read(descriptor, 4096):
-            loop.remove_reader(descriptor)
-            signal.raise_signal(signal.SIGTERM)
-
-    loop.add_reader(descriptor, readable)
 
 
 # The parent's side

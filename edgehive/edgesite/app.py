@@ -1,4 +1,4 @@
-"""`edgesite up | status | down`: one command makes this machine a whole cluster, another takes it away.
+"""`edgesite up | status | down | mapper`: one command makes this machine a whole cluster, another takes it away.
 
 `up` runs the site in the foreground, or with `--detach` as a process of its own whose output goes to
 DATA/edgesite.log. Every failure is one sentence and exit code 1.
@@ -229,6 +229,7 @@ def status(data: Path, output: str) -> None:
         "data": str(layout.data),
         "kubeconfig": str(layout.kubeconfig) if layout.kubeconfig.exists() else None,
         "memoryBytes": _resident(pid) if pid is not None else None,
+        "mappers": site.mappers,
     }
     click.echo(json.dumps(report, indent=2) if output == "json" else _sentence(report))
     sys.exit(0 if ready else 4 if pid is not None else 3)
@@ -254,6 +255,7 @@ def _sentence(report: dict[str, Any]) -> str:
         "memory": f"{(report['memoryBytes'] or 0) / 2**20:.0f} MiB",
         "API": f"https://127.0.0.1:{report['port']}",
         "kubeconfig": report["kubeconfig"],
+        "mappers": ", ".join(report["mappers"]) or "none",
     }
     return "\n".join(f"{name:<11} {value}" for name, value in rows.items())
 
@@ -291,6 +293,46 @@ def down(data: Path, keep_pods: bool, purge: bool) -> None:
     if purge:
         _purge(layout)
     click.echo("The site is down." if not keep_pods else "The site is down; its pods go on.")
+
+
+@main.group()
+def mapper() -> None:
+    """Mappers that run beside the site's node, also after its next start."""
+
+
+@mapper.command()
+@_data
+@click.argument("driver", type=click.Path(path_type=Path))
+def add(data: Path, driver: Path) -> None:
+    """Run DRIVER (a Python file, or modbus, virtual...), instead of the one its protocol has had so far."""
+    from edgehive.mapper.inspection import NotADriver, load
+
+    layout = Layout(data.absolute())
+    site = _remembered(layout)
+    if not site.node:
+        _fail(f"the site in {layout.data} has no node, and a mapper runs beside one")
+    try:
+        protocol = load(driver).protocol
+        kept = str(driver.absolute() if driver.suffix == ".py" else driver)
+        if site.mappers.get(protocol) != kept:
+            _prepare_folder(layout, msgspec.structs.replace(site, mappers=site.mappers | {protocol: kept}))
+    except (NotADriver, ConfigError) as error:
+        _fail(str(error))
+    click.echo(f"The site runs {driver.name} for devices that speak {protocol!r}.")
+
+
+@mapper.command()
+@_data
+@click.argument("protocol")
+def remove(data: Path, protocol: str) -> None:
+    """End the mapper for devices that speak PROTOCOL."""
+    layout = Layout(data.absolute())
+    site = _remembered(layout)
+    if protocol not in site.mappers:
+        _fail(f"the site in {layout.data} has no mapper for {protocol!r}; it has {', '.join(site.mappers) or 'none'}")
+    rest = {name: driver for name, driver in site.mappers.items() if name != protocol}
+    _prepare_folder(layout, msgspec.structs.replace(site, mappers=rest))
+    click.echo(f"The site's mapper for {protocol!r} has ended.")
 
 
 async def _stop_containerd(layout: Layout, site: EdgeSite, purge: bool) -> None:

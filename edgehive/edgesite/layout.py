@@ -50,4 +50,7 @@ class Layout:
     def write_config(self, site: EdgeSite) -> None:
         text = config.dump(site)
         if not self.config.exists() or self.config.read_text() != text:
-            self.config.write_text(text)
+            # A running site reads it at any time, and finds it whole.
+            new = self.config.with_suffix(".new")
+            new.write_text(text)
+            new.replace(self.config)

@@ -30,6 +30,7 @@ from edgehive.edgesite.containerd import PrivateContainerd
 from edgehive.edgesite.controllers.roster import run_controllers
 from edgehive.edgesite.definitions import kubeedge_definitions
 from edgehive.edgesite.layout import Layout
+from edgehive.edgesite.mappers import Mappers
 from edgehive.edgesite.pki import Pki
 from edgehive.edgesite.progress import Progress
 from edgehive.edgesite.remote_kubelets import kubelet_context, trust_cloud
@@ -219,7 +220,7 @@ async def _parts(
     address: str,
     endpoint: str,
 ) -> AsyncIterator[list["asyncio.Task[None]"]]:
-    """Controllers, cloud and edge as tasks; at the end the edge stops first, the controllers last."""
+    """Controllers, cloud, edge and its mappers as tasks; at the end these stop first, the controllers last."""
     network, registry, stopping = MemoryNetwork(clock=clock), CollectorRegistry(), asyncio.Event()
     host = socket.gethostname()
 
@@ -255,10 +256,12 @@ async def _parts(
             registry=CollectorRegistry(),
         ),
     )
+    mappers = start("mappers", Mappers(layout).run())
     try:
-        yield [controllers, cloud, edge]
+        yield [controllers, cloud, edge, mappers]
     finally:
         stopping.set()
+        await cancel_and_join(mappers)
         await asyncio.wait([edge, cloud], timeout=20)
         await cancel_and_join(edge, cloud, controllers)
 

@@ -44,7 +44,16 @@ def dev(driver: Path, devices: Path, deadline: float) -> None:
 @click.option("--name", default="", help="What edgecore calls this mapper.  [default: PROTOCOL-mapper]")
 @click.option("--deadline", default=10.0, show_default=True, help="Seconds one call of the driver may take.")
 @click.option("--verbose", is_flag=True)
-def run(driver: Path, edge_socket: Path, socket: Path | None, name: str, deadline: float, verbose: bool) -> None:
+@click.option("--end-with-parent", is_flag=True, help="Stop when standard input ends.")
+def run(
+    driver: Path,
+    edge_socket: Path,
+    socket: Path | None,
+    name: str,
+    deadline: float,
+    verbose: bool,
+    end_with_parent: bool,
+) -> None:
     """Be the mapper of an edge node with DRIVER (a Python file, or modbus, virtual...)."""
     found = load(driver)
     try:
@@ -56,7 +65,7 @@ def run(driver: Path, edge_socket: Path, socket: Path | None, name: str, deadlin
         mapper = Mapper(
             found, protocol=found.protocol, edge_socket=edge_socket, socket=socket, name=name, deadline=deadline
         )
-        asyncio.run(serve(mapper))
+        asyncio.run(serve(mapper, end_with_parent=end_with_parent))
     except* (OSError, ValueError) as group:
         raise click.ClickException("; ".join(str(error) for error in group.exceptions)) from None
 

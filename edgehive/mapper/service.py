@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgehive import __version__
+from edgehive.kit import parent
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, SystemClock
 from edgehive.mapper.devices import Devices
@@ -117,11 +118,13 @@ class Mapper:
         return found.st_ino, found.st_ctime_ns
 
 
-async def serve(mapper: Mapper) -> None:
-    """Run a mapper until SIGTERM or SIGINT, then stop it cleanly."""
+async def serve(mapper: Mapper, *, end_with_parent: bool = False) -> None:
+    """Run a mapper until SIGTERM or SIGINT (or the end of standard input), then stop it cleanly."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if end_with_parent:
+        parent.end_with_parent()
     async with asyncio.TaskGroup() as tasks:
         working = tasks.create_task(mapper.run(), name=mapper.name)
         await stop.wait()

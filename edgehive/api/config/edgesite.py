@@ -37,6 +37,8 @@ class EdgeSite(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     service_subnet: str = "10.96.0.0/16"
     #: The node's own log and status door (the kubelet API), on 127.0.0.1.
     kubelet_port: Port = 10350
+    #: Mappers that run beside the node, by protocol: a driver's file, or the name of one that is installed.
+    mappers: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         if not _NODE_NAME.fullmatch(self.node_name):

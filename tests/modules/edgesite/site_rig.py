@@ -146,3 +146,10 @@ async def running_site() -> AsyncIterator[Site]:
             await cancel_and_join(controllers)
         if not controllers.cancelled():
             controllers.result()
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Wait until it is true of real processes."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
