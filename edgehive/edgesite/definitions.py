@@ -6,9 +6,10 @@ typed. Definitions that are already in a site's database stay as they are, so ne
 Go: build/crds/{devices,router,reliablesyncs}
 """
 
+from edgehive.api.definition import definition
 from edgehive.api.registry import RULE_ENDPOINTS, RULES
-from edgehive.cloudcore.crds import definition, definitions
-from edgehive.cloudcore.schema_parts import NUMBER, TEXT, TEXTS, Json, array, one_of, struct
+from edgehive.api.schema_parts import NUMBER, TEXT, TEXTS, Json, array, one_of, struct
+from edgehive.cloudcore.crds import definitions
 
 
 def kubeedge_definitions() -> tuple[Json, ...]:

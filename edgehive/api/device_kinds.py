@@ -9,9 +9,10 @@ Go: build/crds/devices
 from dataclasses import dataclass
 from typing import Final
 
+from edgehive.api.definition import definition
 from edgehive.api.devices import AccessMode, PropertyType
 from edgehive.api.registry import DEVICE_MODELS, DEVICE_STATUSES, DEVICES, ApiResource
-from edgehive.cloudcore.schema_parts import (
+from edgehive.api.schema_parts import (
     FLAG,
     INT32,
     INT64,
@@ -39,6 +40,10 @@ class KindSchema:
     properties: Json
     columns: tuple[Json, ...]
     older: dict[str, Json]
+
+    def definition(self) -> Json:
+        """Its CustomResourceDefinition."""
+        return definition(self.resource, self.properties, columns=self.columns, older=self.older)
 
 
 def device_kinds() -> tuple[KindSchema, ...]:
