@@ -16,13 +16,15 @@ from edgehive.mapper.driver import Driver, Value, Visitor
 __all__ = ["Driver", "Value", "Visitor", "run"]
 
 
-def run(driver: type[Driver], *, edge_socket: str | Path = "", socket: str | Path = "", name: str = "") -> None:
+def run(
+    driver: type[Driver], *, edge_socket: str | Path = "", socket: str | Path = "", name: str = "", http: str = ""
+) -> None:
     """Be a mapper for the devices of `driver.protocol` until SIGTERM or SIGINT.
 
     `edge_socket` is edgecore's (/etc/kubeedge/dmi.sock), `socket` our own (by default beside it), `name` what edgecore
-    calls us (`<protocol>-mapper`).
+    calls us (`<protocol>-mapper`), `http` where methods of devices can be called ("7777": on this machine only).
     """
     # What serves and calls is imported here: a driver's tests need none of it.
     from edgehive.mapper.service import run_driver
 
-    run_driver(driver, edge_socket=edge_socket, socket=socket, name=name)
+    run_driver(driver, edge_socket=edge_socket, socket=socket, name=name, http=http)

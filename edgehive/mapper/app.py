@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from edgehive import __version__
+from edgehive.kit.fatal import Fatal
 from edgehive.mapper.device_file import BadFile
 from edgehive.mapper.inspection import NotADriver, load
 
@@ -28,8 +29,8 @@ def cli() -> None:
 def dev(driver: Path, devices: Path, deadline: float) -> None:
     """Run DRIVER (a Python file, or modbus, virtual...) with no cluster and no edgecore.
 
-    Values are shown as they are read. Type NAME=VALUE and Enter to set a desired value, q to leave; with several
-    devices DEVICE.NAME=VALUE.
+    Values are shown as they are read. Type NAME=VALUE and Enter to set a desired value, METHOD NAME=VALUE to call a
+    method, q to leave; with several devices DEVICE.NAME=VALUE.
     """
     from edgehive.mapper.workbench import Workbench
 
@@ -43,6 +44,10 @@ def dev(driver: Path, devices: Path, deadline: float) -> None:
 @click.option("--socket", type=click.Path(path_type=Path), help="Our own; by default beside the edge's.")
 @click.option("--name", default="", help="What edgecore calls this mapper.  [default: PROTOCOL-mapper]")
 @click.option("--deadline", default=10.0, show_default=True, help="Seconds one call of the driver may take.")
+@click.option("--http", metavar="[HOST:]PORT", help="Where methods of devices are called; Go's mappers have 7777.")
+@click.option("--http-cert", type=click.Path(path_type=Path), help="The certificate (PEM) of --http, for TLS.")
+@click.option("--http-key", type=click.Path(path_type=Path), help="Its key.")
+@click.option("--http-client-ca", type=click.Path(path_type=Path), help="Admit only certificates of this CA.")
 @click.option("--verbose", is_flag=True)
 @click.option("--end-with-parent", is_flag=True, help="Stop when standard input ends.")
 def run(
@@ -51,22 +56,34 @@ def run(
     socket: Path | None,
     name: str,
     deadline: float,
+    http: str | None,
+    http_cert: Path | None,
+    http_key: Path | None,
+    http_client_ca: Path | None,
     verbose: bool,
     end_with_parent: bool,
 ) -> None:
     """Be the mapper of an edge node with DRIVER (a Python file, or modbus, virtual...)."""
     found = load(driver)
     try:
+        from edgehive.mapper.http_door import HttpDoor
         from edgehive.mapper.service import Mapper, serve
     except ImportError as error:
         raise click.ClickException(f"{error.name} is needed: pip install 'edgehive[mapper]'") from None
     _log(logging.DEBUG if verbose else logging.INFO)
     try:
+        door = HttpDoor.parse(http or "", http_cert, http_key, http_client_ca)
         mapper = Mapper(
-            found, protocol=found.protocol, edge_socket=edge_socket, socket=socket, name=name, deadline=deadline
+            found,
+            protocol=found.protocol,
+            edge_socket=edge_socket,
+            socket=socket,
+            name=name,
+            http=door,
+            deadline=deadline,
         )
         asyncio.run(serve(mapper, end_with_parent=end_with_parent))
-    except* (OSError, ValueError) as group:
+    except* (OSError, ValueError, Fatal) as group:
         raise click.ClickException("; ".join(str(error) for error in group.exceptions)) from None
 
 

@@ -30,6 +30,8 @@ class Property:
     #: A number that differs from the last reported one by no more than this is not reported.
     deadband: float = 0.0
     push: api.PushMethod | None = None
+    #: What the driver's `detect` gets; None: readings are not judged.
+    anomaly_detection: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -44,6 +46,8 @@ class Definition:
     protocol: str
     config: Mapping[str, Any]
     properties: Mapping[str, Property]
+    #: The properties each method may be called upon.
+    methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     report_state: bool = False
     state_cycle: float = DEFAULT_CYCLE
     faults: tuple[str, ...] = field(default=(), compare=False)
@@ -54,11 +58,13 @@ def definition_of(device: api.Device, model: api.DeviceModel) -> Definition:
     spec, faults = device.spec, list[str]()
     protocol = spec.protocol or api.ProtocolConfig()
     report = spec.state_report or api.StateReport(device.status.report_to_cloud, device.status.report_cycle)
+    properties = _properties(spec, model, faults)
     return Definition(
         id=DeviceId(device.metadata.namespace or "default", device.metadata.name),
         protocol=protocol.protocol_name or model.spec.protocol,
         config=plain({**(model.spec.protocol_config_data or {}), **(protocol.config_data or {})}),
-        properties=_properties(spec, model, faults),
+        properties=properties,
+        methods=_methods(spec, properties, faults),
         report_state=report.report_to_cloud,
         state_cycle=_cycle(report.report_cycle),
         faults=tuple(faults),
@@ -85,6 +91,17 @@ def _properties(spec: api.DeviceSpec, model: api.DeviceModel, faults: list[str])
             faults.append(f"property {item.name!r} is not in model {model.metadata.name!r}; it has: {known}")
         elif (visitor := _visitor(item, modelled[item.name], faults)) is not None:
             found[item.name] = _property(item, visitor, faults)
+    return found
+
+
+def _methods(spec: api.DeviceSpec, properties: Mapping[str, Property], faults: list[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for method in spec.methods or ():
+        names = method.property_names or ()
+        for name in names:
+            if name not in properties:
+                faults.append(f"method {method.name!r} names property {name!r}, which the device does not have")
+        found[method.name] = found.get(method.name, ()) + tuple(name for name in names if name in properties)
     return found
 
 
@@ -133,6 +150,7 @@ def _property(item: api.DeviceProperty, visitor: Visitor, faults: list[str]) -> 
         report_to_cloud=item.report_to_cloud,
         deadband=_deadband(visitor, faults),
         push=item.push_method,
+        anomaly_detection=plain(item.push_method.anomaly_detection) if item.push_method else None,
     )
 
 

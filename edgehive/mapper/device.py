@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from edgehive.kit.clock import Clock
+from edgehive.mapper.calls import Call, checked, property_of
 from edgehive.mapper.definition import Definition
 from edgehive.mapper.driver import Driver, Value, Visitor
 from edgehive.mapper.polling import DEADLINE, Poller, State
@@ -55,6 +56,18 @@ class Device:
     def readings(self) -> list[Reading]:
         """The newest reading of each property."""
         return self._reporter.readings()
+
+    async def read_now(self, name: str) -> Value:
+        """Ask the device for a property; raises NoSuch or CallFailed."""
+        property_of(self.definition, name)
+        return await self._poller.take(Call(name))
+
+    async def call(self, method: str, name: str, text: str) -> Value:
+        """Call a method upon a property; its value afterwards. Raises NoSuch, BadValue or CallFailed."""
+        value = checked(self.definition, method, name, text)
+        after = await self._poller.take(Call(name, method, value))
+        log.info("%s: method %s was called: %s = %s", self.definition.id, method, name, text[:80])
+        return after
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:

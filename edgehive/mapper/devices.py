@@ -89,6 +89,11 @@ class Devices:
         kept = self._kept.get(id)
         return kept.device if kept is not None else None
 
+    def model_of(self, id: DeviceId) -> api.DeviceModel | None:
+        """The model of a device that is here."""
+        kept = self._kept.get(id)
+        return self._models.get((id.namespace, kept.told.spec.model_name)) if kept is not None else None
+
     def __contains__(self, id: object) -> bool:
         return id in self._kept
 

@@ -1,5 +1,7 @@
 """What a driver is: one class with `open`, `read`, `write` and `close`. There is nothing else to learn.
 
+Two more methods may be there, for devices that do more: `call` and `detect`.
+
 A mapper makes one driver for each device, opens it, reads its properties at their cycles, writes what is desired, and
 closes it; when something fails it closes the driver and opens a new one after a pause. No two methods of one driver
 ever run at the same time, and one that takes too long is cancelled.
@@ -9,7 +11,7 @@ Go: staging/src/github.com/kubeedge/mapper-framework/_template/mapper/driver/dri
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from edgehive.api.devices import PropertyType
 
@@ -60,4 +62,22 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """Let go of the device; also called when `open` failed half-way."""
+        ...
+
+
+@runtime_checkable
+class CallsMethods(Protocol):
+    """A driver that does something of its own when a method of its device is called; without it, `write` is called."""
+
+    async def call(self, method: str, visitor: Visitor, value: Value) -> None:
+        """Carry out one of `spec.methods` upon a property; `value` and errors: as for `write`."""
+        ...
+
+
+@runtime_checkable
+class DetectsAnomalies(Protocol):
+    """A driver that judges readings of properties which have a `pushMethod.anomalyDetection`."""
+
+    async def detect(self, visitor: Visitor, value: Value, config: Mapping[str, Any]) -> str:
+        """What is wrong with this reading, "" for nothing; `config` is `anomalyDetection`. What it raises is logged."""
         ...

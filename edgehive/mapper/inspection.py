@@ -15,6 +15,8 @@ from edgehive.mapper.driver import Driver
 INSTALLED = "edgehive.mappers"
 #: Each method and what it is called with.
 METHODS = {"open": ("config",), "read": ("visitor",), "write": ("visitor", "value"), "close": ()}
+#: Those a driver may have besides.
+MORE_METHODS = {"call": ("method", "visitor", "value"), "detect": ("visitor", "value", "config")}
 
 
 class NotADriver(Exception):
@@ -112,6 +114,10 @@ def _fault_of(driver: type) -> str:
         if not callable(method):
             return f"it has no method {name}; add: async def {name}({', '.join(('self', *parameters))})"
         if fault := _method_fault(driver, name, method, parameters):
+            return fault
+    for name, parameters in MORE_METHODS.items():
+        method = getattr(driver, name, None)
+        if callable(method) and (fault := _method_fault(driver, name, method, parameters)):
             return fault
     return _construction_fault(driver)
 

@@ -1,5 +1,7 @@
 """The conversation with one device: open, read at each property's cycle, write what is desired, open again when lost.
 
+Between two of those, what is asked of it now: a reading, or a method (`calls.py`).
+
 One task per device runs this, and every call has a deadline, so a dead device slows no other. A desired value that
 cannot be written is tried again with growing pauses until it is written or another one is desired; after a device was
 lost, what is desired is compared with what it has and written where they differ.
@@ -8,6 +10,7 @@ lost, what is desired is compared with what it has and written where they differ
 import asyncio
 import heapq
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +18,9 @@ from typing import Protocol, TypeVar
 
 from edgehive.kit.backoff import Backoff
 from edgehive.mapper import values
-from edgehive.mapper.definition import Definition
-from edgehive.mapper.driver import Driver, Value, Visitor
+from edgehive.mapper.calls import CALLS_WAITING, BadValue, Call, CallFailed
+from edgehive.mapper.definition import Definition, Property
+from edgehive.mapper.driver import CallsMethods, DetectsAnomalies, Driver, Value, Visitor
 
 log = logging.getLogger("edgehive.mapper")
 
@@ -80,6 +84,9 @@ class Poller:
         self._reopen = False
         self._due: list[tuple[float, str]] = []
         self._wishes: dict[str, _Wish] = {}
+        #: None while the device is not open.
+        self._calls: deque[Call] | None = None
+        self._judged_at: dict[str, float] = {}
         self._faults: dict[str, str] = {}
         self._state = State.UNKNOWN
         self._has_answered = False
@@ -97,8 +104,22 @@ class Poller:
             self._cleared(f"{name} (desired)")
         for name in old.properties.keys() - definition.properties.keys():
             self._cleared(name)
+        for name, item in old.properties.items():
+            if name not in definition.properties or definition.properties[name].push != item.push:
+                self._cleared(f"{name} (anomaly)")
+                self._judged_at.pop(name, None)
         self._schedule({name for name, item in definition.properties.items() if item != old.properties.get(name)})
         self._wake.set()
+
+    async def take(self, call: Call) -> Value:
+        """Carry it out between readings; the value the property has afterwards. Raises CallFailed."""
+        if self._calls is None:
+            raise CallFailed(f"the device is {self._state}: {self._faults.get('') or 'it is being opened'}")
+        if len(self._calls) >= CALLS_WAITING:
+            raise CallFailed(f"{CALLS_WAITING} calls wait for the device already")
+        self._calls.append(call)
+        self._wake.set()
+        return await call.answer
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -112,6 +133,7 @@ class Poller:
             except (Lost, Failed) as error:
                 self._is_lost(str(error))
             finally:
+                self._refuse_calls()
                 await self._close(driver)
             attempt = 0 if self._has_answered else attempt + 1
             if not self._reopen:
@@ -121,17 +143,20 @@ class Poller:
         self._cleared("")
         if not self._definition.properties:
             self._settle()
-        self._due = []
+        self._due, self._calls = [], deque()
         self._schedule(set(self._definition.properties))
+        self._say_who_judges(driver)
         await self._assert_desired(driver)
         while not self._reopen:
             self._wake.clear()
+            if self._calls:
+                await self._carry_out(driver, self._calls)
             now = asyncio.get_running_loop().time()
             if (name := self._next_wish(now)) is not None:
                 await self._write(driver, name)
             elif self._due and self._due[0][0] <= now + TICK:
                 await self._read_next(driver, now)
-            else:
+            elif not self._calls:
                 await self._pause(self._until_next(now))
 
     async def _assert_desired(self, driver: Driver) -> None:
@@ -183,7 +208,8 @@ class Poller:
 
     async def _read(self, driver: Driver, name: str) -> Value | None:
         """The property's value, which is told too; None when it cannot be read."""
-        visitor = self._definition.properties[name].visitor
+        item = self._definition.properties[name]
+        visitor = item.visitor
         try:
             value = _exact(visitor, await self._call(f"read {name}", driver.read(visitor)))
         except Failed as error:
@@ -192,8 +218,60 @@ class Poller:
         self._has_answered = True
         self._cleared(name)
         self._listener.has_value(visitor, value)
+        if item.anomaly_detection is not None and isinstance(driver, DetectsAnomalies):
+            await self._judge(driver, item, value)
         self._settle()
         return value
+
+    async def _judge(self, driver: DetectsAnomalies, item: Property, value: Value) -> None:
+        """Have the driver look for an anomaly, at most once per report cycle."""
+        now, name = asyncio.get_running_loop().time(), item.name
+        # Half a collect cycle early is on time: readings come in whole ones.
+        if now - self._judged_at.get(name, -1e9) < item.report_cycle - item.collect_cycle / 2:
+            return
+        self._judged_at[name] = now
+        try:
+            found = await self._call(f"detect {name}", driver.detect(item.visitor, value, item.anomaly_detection or {}))
+        except (Lost, Failed) as error:
+            log.warning("%s: %s", self._definition.id, error)
+            return
+        if found:
+            self._failed(f"{name} (anomaly)", f"{name}: {str(found)[:300]}")
+        else:
+            self._cleared(f"{name} (anomaly)")
+
+    def _say_who_judges(self, driver: Driver) -> None:
+        watched = [name for name, item in self._definition.properties.items() if item.anomaly_detection is not None]
+        if watched and not isinstance(driver, DetectsAnomalies):
+            text = "%s: nobody looks for anomalies in %s: the driver has no method detect"
+            log.warning(text, self._definition.id, ", ".join(watched))
+
+    async def _carry_out(self, driver: Driver, calls: deque[Call]) -> None:
+        """What was asked first; it stays there until it is answered."""
+        call = calls[0]
+        item = self._definition.properties.get(call.property)
+        if call.answer.done():  # who asked has left
+            calls.popleft()
+            return
+        try:
+            if item is None:
+                raise Failed(f"the device no longer has property {call.property!r}")
+            if call.method and call.value is not None:
+                await self._call(f"method {call.method}", _doing(driver, call, item.visitor, call.value))
+            value = await self._read(driver, call.property)
+            if value is None:
+                raise Failed(self._faults.get(call.property, "it cannot be read"))
+            call.succeeds(value)
+        except BadValue as error:
+            call.fails(error)
+        except Failed as error:
+            call.fails(CallFailed(str(error)))
+        calls.popleft()
+
+    def _refuse_calls(self) -> None:
+        calls, self._calls = self._calls, None
+        for call in calls or ():
+            call.fails(CallFailed(self._faults.get("") or "the device is being closed"))
 
     async def _write(self, driver: Driver, name: str) -> None:
         item, wish = self._definition.properties[name], self._wishes[name]
@@ -262,6 +340,16 @@ class Poller:
     def _becomes(self, state: State) -> None:
         self._state = state
         self._listener.has_state(state, self._faults)
+
+
+def _doing(driver: Driver, call: Call, visitor: Visitor, value: Value) -> Awaitable[None]:
+    if isinstance(driver, CallsMethods):
+        return driver.call(call.method, visitor, value)
+    if not visitor.writable:
+        raise BadValue(
+            f"property {visitor.property!r} is ReadOnly, and the driver has no `call` that does more with it"
+        )
+    return driver.write(visitor, value)
 
 
 def _exact(visitor: Visitor, value: Value) -> Value:

@@ -10,7 +10,9 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgehive import __version__
 from edgehive.kit import parent
@@ -19,10 +21,14 @@ from edgehive.kit.clock import Clock, SystemClock
 from edgehive.mapper.devices import Devices
 from edgehive.mapper.dmi import EdgeManager, MapperService, serving
 from edgehive.mapper.driver import Driver
+from edgehive.mapper.http_door import HttpDoor
 from edgehive.mapper.inspection import require_driver
 from edgehive.mapper.polling import DEADLINE
 from edgehive.mapper.report import EdgeAway, EdgeRefused
 from edgehive.protos import dmi_pb2 as dmi
+
+if TYPE_CHECKING:
+    from edgehive.mapper.http_api import HttpApi
 
 log = logging.getLogger("edgehive.mapper")
 
@@ -46,6 +52,7 @@ class Mapper:
         edge_socket: Path = EDGE_SOCKET,
         socket: Path | None = None,
         name: str = "",
+        http: HttpDoor | None = None,
         clock: Clock | None = None,
         deadline: float = DEADLINE,
     ) -> None:
@@ -55,14 +62,24 @@ class Mapper:
         if len(str(self.socket).encode()) > PATH_LIMIT:
             raise ValueError(f"the path {self.socket} is longer than {PATH_LIMIT} bytes; name a shorter --socket")
         self._edge = EdgeManager(edge_socket.absolute())
-        self.devices = Devices(make, protocol, self._edge, clock or SystemClock(), deadline=deadline)
+        clock = clock or SystemClock()
+        self.devices = Devices(make, protocol, self._edge, clock, deadline=deadline)
         self._service = MapperService(self.devices)
+        self.http: HttpApi | None = None
+        if http is not None:
+            # A mapper without that door needs no HTTP server.
+            from edgehive.mapper import http_api
+
+            self.http = http_api.HttpApi(self.devices, clock, http, patience=2 * deadline)
 
     async def run(self) -> None:
-        """Raises OSError where the socket cannot be made."""
+        """Raises OSError where the socket cannot be made, and Fatal where HTTP cannot be served."""
         try:
-            async with serving(self.socket, self._service):
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(serving(self.socket, self._service))
                 log.info("mapper %s for %s serves %s", self.name, self.protocol, self.socket)
+                if self.http is not None:
+                    await stack.enter_async_context(self.http.serving())
                 await self._stay_registered()
         finally:
             await self.devices.close()
@@ -132,7 +149,7 @@ async def serve(mapper: Mapper, *, end_with_parent: bool = False) -> None:
         working.cancel()
 
 
-def run_driver(driver: type[Driver], *, edge_socket: str | Path, socket: str | Path, name: str) -> None:
+def run_driver(driver: type[Driver], *, edge_socket: str | Path, socket: str | Path, name: str, http: str) -> None:
     """`edgehive.mapper.run`."""
     require_driver(driver)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -142,5 +159,6 @@ def run_driver(driver: type[Driver], *, edge_socket: str | Path, socket: str | P
         edge_socket=Path(edge_socket) if edge_socket else EDGE_SOCKET,
         socket=Path(socket) if socket else None,
         name=name,
+        http=HttpDoor.parse(http) if http else None,
     )
     asyncio.run(serve(mapper))

@@ -31,14 +31,14 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _SINGLE = struct.Struct("<f")
 
 
-def wanted(visitor: Visitor, text: str) -> Value:
-    """A desired value as a driver gets it; raises ValueError with a sentence."""
+def wanted(visitor: Visitor, text: str, what: str = "desired value") -> Value:
+    """A value to be written, as a driver gets it; raises ValueError with a sentence."""
     try:
         value = exact(visitor.type, text)
     except ValueError as error:
-        raise ValueError(f"property {visitor.property!r}: desired value {text[:80]!r} {error}") from None
+        raise ValueError(f"property {visitor.property!r}: {what} {text[:80]!r} {error}") from None
     if fault := _outside(visitor, value):
-        raise ValueError(f"property {visitor.property!r}: desired value {text[:80]!r} {fault}")
+        raise ValueError(f"property {visitor.property!r}: {what} {text[:80]!r} {fault}")
     return value
 
 

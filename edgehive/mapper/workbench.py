@@ -12,10 +12,10 @@ import sys
 import termios
 import tty
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -25,6 +25,7 @@ from rich.text import Text
 from edgehive.kit.clock import SystemClock
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.mapper import device_file, values
+from edgehive.mapper.calls import CALLS_WAITING, BadValue, CallFailed, NoSuch
 from edgehive.mapper.device import Device
 from edgehive.mapper.driver import Driver
 from edgehive.mapper.polling import DEADLINE
@@ -36,7 +37,7 @@ PICTURE, LOG_LINES = 0.2, 8
 #: Characters of a command.
 LINE_LIMIT = 4096
 _COLOURS = {"online": "green", "offline": "red", "unhealthy": "yellow", "unknown": "dim"}
-HELP = "NAME=VALUE sets a desired value, NAME= takes it back, q and Enter leaves"
+HELP = "NAME=VALUE sets a desired value, NAME= takes it back, METHOD NAME=VALUE calls a method, q and Enter leaves"
 
 
 @dataclass(slots=True)
@@ -79,8 +80,8 @@ class Bench:
     devices: dict[str, Device] = field(default_factory=dict)
     rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
 
-    def obey(self, line: str) -> str:
-        """Carry out a command; the answer. Raises Left."""
+    def obey(self, line: str) -> str | Coroutine[Any, Any, str]:
+        """Carry out a command; the answer, which a method takes a while to give. Raises Left."""
         line = line.strip()
         if line in ("q", "quit", "exit"):
             raise Left
@@ -89,9 +90,17 @@ class Bench:
         name, equals, text = line.partition("=")
         if not equals:
             return f"{line!r} is no command: {HELP}"
-        return self._desire(name.strip(), text.strip())
+        method, space, target = name.strip().rpartition(" ")
+        try:
+            device, name = self._property(target)
+        except ValueError as error:
+            return str(error)
+        return (
+            _called(device, method.strip(), name, text.strip()) if space else self._desire(device, name, text.strip())
+        )
 
-    def _desire(self, target: str, text: str) -> str:
+    def _property(self, target: str) -> tuple[Device, str]:
+        """Raises ValueError with a sentence."""
         found = [
             (device, name)
             for device in self.devices.values()
@@ -100,11 +109,13 @@ class Bench:
         ]
         if not found:
             known = sorted({name for device in self.devices.values() for name in device.definition.properties})
-            return f"there is no property {target!r}; known are {', '.join(known)}"
+            raise ValueError(f"there is no property {target!r}; known are {', '.join(known)}")
         if len(found) > 1:
             names = ", ".join(f"{device.definition.id.name}.{name}" for device, name in found)
-            return f"several devices have it; say which: {names}"
-        device, name = found[0]
+            raise ValueError(f"several devices have it; say which: {names}")
+        return found[0]
+
+    def _desire(self, device: Device, name: str, text: str) -> str:
         item = device.definition.properties[name]
         if not item.visitor.writable:
             return f"{name} is ReadOnly"
@@ -160,6 +171,15 @@ class Bench:
         return Text(wanted or "", "green" if is_met else "yellow")
 
 
+async def _called(device: Device, method: str, name: str, text: str) -> str:
+    try:
+        after = await device.call(method, name, text)
+    except (NoSuch, BadValue, CallFailed) as error:
+        return str(error)
+    shown = values.text_of(device.definition.properties[name].visitor.type, after)
+    return f"{device.definition.id.name}: {method} was called; {name} is {shown}"
+
+
 class Workbench:
     """`mapper dev` itself."""
 
@@ -181,13 +201,15 @@ class Workbench:
         self._log = _LastLines()
         self._typed = ""
         self._answer = HELP
+        self._is_drawing = False
+        self._calling = set[asyncio.Task[None]]()
         self._left = asyncio.Event()
 
     async def run(self) -> None:
         """Until the user leaves, or standard input ends."""
         logger = logging.getLogger("edgehive.mapper")
         logger.setLevel(logging.INFO)
-        is_terminal = self._console.is_terminal and self._commands.isatty()
+        is_terminal = self._is_drawing = self._console.is_terminal and self._commands.isatty()
         handler = self._log if is_terminal else logging.StreamHandler(sys.stderr)
         logger.addHandler(handler)
         logger.propagate = False
@@ -195,7 +217,7 @@ class Workbench:
         try:
             await (self._draw() if is_terminal else self._print())
         finally:
-            await cancel_and_join(*running)
+            await cancel_and_join(*running, *self._calling)
             logger.removeHandler(handler)
 
     # A terminal
@@ -237,8 +259,6 @@ class Workbench:
         *lines, self._typed = (self._typed + text)[-LINE_LIMIT:].split("\n")
         for line in lines:
             self._obey(line)
-            if not self._left.is_set():
-                self._say(self._answer)
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
@@ -247,9 +267,29 @@ class Workbench:
 
     def _obey(self, line: str) -> None:
         try:
-            self._answer = self.bench.obey(line)
+            answer = self.bench.obey(line)
         except Left:
             self._left.set()
+            return
+        if isinstance(answer, str):
+            self._answers(answer)
+        elif len(self._calling) >= CALLS_WAITING:
+            answer.close()
+            self._answers("too many calls wait for an answer")
+        else:
+            self._answer = "..."
+            task = spawn(self._answer_later(answer), name="call of a method")
+            self._calling.add(task)
+            task.add_done_callback(self._calling.discard)
+
+    async def _answer_later(self, answer: Coroutine[Any, Any, str]) -> None:
+        self._answers(await answer)
+
+    def _answers(self, text: str) -> None:
+        """The picture shows the last answer, a pipe each."""
+        self._answer = text
+        if not self._is_drawing:
+            self._say(text)
 
     async def _next_picture(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from edgehive.edgecore.devicetwin import mappers
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.mapper.http_door import HttpDoor
 from edgehive.mapper.service import Mapper
 from edgehive.mappers.virtual import Virtual
 
@@ -111,3 +113,25 @@ async def test_a_restarted_edge_has_its_mapper_back(start, sockets, mapper) -> N
         await edge.link(True)
         tell(edge)
         await value_reported(edge, "23.5")
+
+
+async def test_a_method_of_a_device_in_the_cloud_is_called_at_its_mapper(start, sockets) -> None:
+    mapper = Mapper(Virtual, protocol="virtual", edge_socket=sockets / "dmi.sock", http=HttpDoor("127.0.0.1", 0))
+    task = spawn(mapper.run(), name="mapper")
+    async with start(dmi=str(sockets)) as edge, ClientSession() as session:
+        await edge.link(True)
+        await edge.put_model("m", t="FLOAT")
+        await edge.put("d", protocol="virtual", t="21.5")
+        tell(edge)
+        edge.rows["default/device/d"]["spec"]["methods"] = [{"name": "boost", "propertyNames": ["t"]}]
+        assert await value_reported(edge, "21.5")
+        assert mapper.http is not None
+        assert mapper.http.bound is not None
+        url = f"http://127.0.0.1:{mapper.http.bound[1]}/api/v1/devicemethod/default/d/boost/t/25"
+        async with session.get(url) as answer:
+            assert (answer.status, (await answer.json())["Message"]) == (
+                200,
+                "Write data 25 to device default/d successfully.",
+            )
+        assert await value_reported(edge, "25.0")
+    await cancel_and_join(task)

@@ -100,6 +100,22 @@ async def test_the_five_minutes_of_the_manual_work(tmp_path: Path) -> None:
     assert await terminal.leave() == 0
 
 
+async def test_a_method_is_called_from_the_workbench(tmp_path: Path) -> None:
+    manual = (ROOT / "docs/reference/mappers.md").read_text()
+    driver, device = re.findall(r"```(?:python|yaml)\n(.*?)```", manual, re.DOTALL)[:2]
+    (tmp_path / "fan.py").write_text(driver)
+    (tmp_path / "device.yaml").write_text(f"{device}  methods: [{{name: boost, propertyNames: [speed]}}]\n")
+    terminal = await Terminal.start("dev", tmp_path / "fan.py", "--device", tmp_path / "device.yaml")
+    await terminal.until("attic speed = 1")
+    terminal.type("boost speed=3")
+    assert await terminal.until("called") == "attic: boost was called; speed is 3"
+    terminal.type("boost speed=4")
+    assert "property 'speed': value '4' is above the maximum 3" in await terminal.until("above")
+    terminal.type("bost speed=1")
+    assert "has no method 'bost'; it has: boost" in await terminal.until("bost")
+    assert await terminal.leave() == 0
+
+
 async def test_a_new_project_shows_a_value_and_its_tests_pass(tmp_path: Path) -> None:
     main_exit(["new", "heat-pump", "--into", str(tmp_path)], 0)
     folder = tmp_path / "heat-pump"
@@ -144,6 +160,11 @@ class Box:
             "Box is not a driver: read is not async; write async",
         ),
         (GOOD.replace("    async def close(self): ...\n", ""), "it has no method close; add: async def close(self)"),
+        (
+            GOOD + "    async def call(self, value): ...\n",
+            "call(self, value) cannot be called with method, visitor, value; "
+            "write async def call(self, method, visitor, value)",
+        ),
         (
             GOOD.replace("read(self, visitor)", "read(self)"),
             "read(self) cannot be called with visitor; write",
@@ -217,4 +238,6 @@ def test_files_that_are_not_there_are_told(capsys: pytest.CaptureFixture[str]) -
     main_exit(["dev", "virtual", "--device", "nowhere.yaml"], 1)
     assert "nowhere.yaml cannot be read: No such file" in capsys.readouterr().err
     main_exit(["run", "modbos"], 1)
-    assert "modbos is no Python file, and the installed drivers are http, modbus" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "modbos is no Python file, and the installed drivers are " in said
+    assert "http, modbus" in said

@@ -11,6 +11,7 @@ from mapper_rig import CLOCK, FakeEdge, define
 
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.mapper import Value, Visitor
+from edgehive.mapper.calls import BadValue, CallFailed, NoSuch
 from edgehive.mapper.definition import Definition
 from edgehive.mapper.device import Device
 from edgehive.mapper.polling import State
@@ -326,3 +327,151 @@ async def test_stopping_closes_the_driver() -> None:
     async with running(define((T, {})), box, FakeEdge()):
         await asyncio.sleep(1)
     assert box.closed == 1
+
+
+# Methods, and what is read at once
+
+
+class Switch(Box):
+    """A box whose methods do something of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[tuple[str, str, Value]] = []
+
+    async def call(self, method: str, visitor: Visitor, value: Value) -> None:
+        if self.write_error:
+            raise self.write_error
+        self.called.append((method, visitor.property, value))
+
+
+METHODS = [{"name": "boost", "propertyNames": ["t"]}, {"name": "reset", "propertyNames": ["t", "u"]}]
+U = {"name": "u", "accessMode": "ReadOnly"}
+
+
+async def test_a_method_writes_its_property_and_what_it_does_is_told_at_once() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {"collectCycle": 60_000}), methods=METHODS[:1]), box, edge) as device:
+        await asyncio.sleep(1)
+        assert await device.call("boost", "t", "25") == 25.0
+        await asyncio.sleep(2)
+    assert box.writes == [("t", 25.0)]
+    assert edge.values("t") == ["0.0", "25.0"]
+
+
+async def test_a_driver_with_methods_of_its_own_is_given_the_call() -> None:
+    box = Switch()
+    async with running(define((T, {}), (U, {}), methods=METHODS), box, FakeEdge()) as device:
+        await asyncio.sleep(1)
+        await device.call("reset", "u", "1")
+    assert box.called == [("reset", "u", 1.0)]
+    assert box.writes == []
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "text", "said"),
+    [
+        ("bost", "t", "1", "device default/d has no method 'bost'; it has: boost, reset"),
+        ("boost", "u", "1", "method 'boost' of device default/d has no property 'u'; it has: t"),
+        ("boost", "t", "warm", "property 't': value 'warm' is no number, and the property's type is one"),
+        ("boost", "t", "1e9", "property 't': value '1e9' is above the maximum 30"),
+        ("reset", "u", "1", "property 'u' is ReadOnly, and the driver has no `call` that does more with it"),
+    ],
+)
+async def test_a_call_that_makes_no_sense_reaches_no_device(method: str, name: str, text: str, said: str) -> None:
+    box = Box()
+    async with running(define((T | {"maximum": "30"}, {}), (U, {}), methods=METHODS), box, FakeEdge()) as device:
+        await asyncio.sleep(1)
+        with pytest.raises((NoSuch, BadValue)) as caught:
+            await device.call(method, name, text)
+        assert str(caught.value) == said
+        assert device.state is State.ONLINE
+    assert box.writes == []
+
+
+async def test_a_call_the_device_refuses_or_that_loses_it_is_answered() -> None:
+    box, edge = Switch(), FakeEdge()
+    async with running(define((T, {}), methods=METHODS[:1]), box, edge) as device:
+        await asyncio.sleep(1)
+        box.write_error = ValueError("the lid is open")
+        with pytest.raises(CallFailed, match=r"^method boost: the lid is open$"):
+            await device.call("boost", "t", "1")
+        assert device.state is State.ONLINE
+        box.write_error, box.open_error = ConnectionError("cut"), ConnectionError("still cut")
+        with pytest.raises(CallFailed, match="cut"):
+            await device.call("boost", "t", "1")
+        await asyncio.sleep(1)
+        with pytest.raises(CallFailed, match="the device is offline: open: still cut"):
+            await device.call("boost", "t", "1")
+
+
+async def test_calls_never_interrupt_another_call_and_only_so_many_wait() -> None:
+    box, edge = Box(), FakeEdge()
+    box.values["latency"] = 0.5
+    async with running(define((T, {}), methods=METHODS[:1]), box, edge) as device:
+        await asyncio.sleep(1)
+        calls = [spawn(device.read_now("t"), name=f"call {n}") for n in range(40)]
+        await asyncio.wait(calls)
+    refused = [call for call in calls if call.exception() is not None]
+    assert len(refused) == 8
+    assert str(refused[0].exception()) == "32 calls wait for the device already"
+
+
+def test_a_method_of_an_unknown_property_is_a_fault_of_the_device() -> None:
+    definition = define((T, {}), methods=METHODS)
+    assert definition.faults == ("method 'reset' names property 'u', which the device does not have",)
+    assert definition.methods == {"boost": ("t",), "reset": ("t",)}
+
+
+# Anomalies
+
+
+class Judge(Box):
+    """A box that finds values above a limit strange."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judged: list[Value] = []
+        self.error: Exception | None = None
+
+    async def detect(self, visitor: Visitor, value: Value, config: Mapping[str, Any]) -> str:
+        self.judged.append(value)
+        if self.error:
+            raise self.error
+        return f"{value} is above {config['limit']}" if value > config["limit"] else ""  # type: ignore[operator]
+
+
+WATCHED = {"reportCycle": 5000, "pushMethod": {"anomalyDetection": {"limit": 30.0}}}
+
+
+async def test_an_anomaly_makes_a_device_unhealthy_until_it_is_over() -> None:
+    box, edge = Judge(), FakeEdge()
+    definition = define((T, WATCHED), stateReport={"reportToCloud": True, "reportCycle": 60_000})
+    async with running(definition, box, edge) as device:
+        await asyncio.sleep(11)
+        assert box.judged == [0.0] * 3, "once per report cycle"
+        box.values["t"] = 31.0
+        await asyncio.sleep(5)
+        assert device.state is State.UNHEALTHY
+        assert device.faults == {"t (anomaly)": "t: 31.0 is above 30"}
+        box.values["t"] = 20.0
+        await asyncio.sleep(5)
+        assert device.state is State.ONLINE
+    assert [state for _, state in edge.states] == ["online", "unhealthy", "online"]
+
+
+async def test_a_detector_that_fails_disturbs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    box, edge = Judge(), FakeEdge()
+    box.error = ConnectionError("the service is away")
+    async with running(define((T, WATCHED)), box, edge) as device:
+        await asyncio.sleep(3)
+        assert device.state is State.ONLINE
+    assert len(box.opened) == 1
+    assert "default/d: detect t: the service is away" in caplog.text
+
+
+async def test_a_driver_that_cannot_detect_anomalies_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(define((T, WATCHED)), Box(), FakeEdge()) as device:
+        await asyncio.sleep(3)
+        assert device.state is State.ONLINE
+    assert "nobody looks for anomalies in t: the driver has no method detect" in caplog.text
