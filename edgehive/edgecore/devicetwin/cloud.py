@@ -249,7 +249,10 @@ class House:
                 if now is None:
                     continue
                 device.twins[name], news = twins.confirmed(now, record, version)
-                if not news:
+                if not version and name not in device.known_to_go_cloud:
+                    # wire: it took the name of the property and lost the values (B14).
+                    device.known_to_go_cloud.add(name)
+                elif not news:
                     device.unconfirmed.discard(name)
                 turn.batch.twin(device, name)
         if device.state_unconfirmed if topic.kind is ReportKind.STATE else device.unconfirmed:

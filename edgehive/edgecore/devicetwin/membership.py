@@ -34,6 +34,8 @@ class Device:
     attributes: dict[str, Attribute] = field(default_factory=dict)
     twins: dict[str, Record] = field(default_factory=dict)
     unconfirmed: set[str] = field(default_factory=set)
+    #: Properties a Go cloud has confirmed since the start: of a first report it keeps the name alone (wire.md B14).
+    known_to_go_cloud: set[str] = field(default_factory=set)
     state_unconfirmed: bool = False
     #: A digest of what its mapper was last told.
     told: str = ""

@@ -119,7 +119,9 @@ class Edge:
                         await self.confirm(message)
                     return message
 
-    async def confirm(self, report: Message, version: int = 0) -> None:
+    async def confirm(self, report: Message, version: int | None = None) -> None:
+        """As our cloud does, with the version of the Device; 0: as a Go cloud does, without."""
+        version = self.version or 1 if version is None else version
         await self.from_cloud(
             "twin", "OK", "response", parent_id=report.id, resource_version=str(version) if version else ""
         )

@@ -191,6 +191,59 @@ async def test_dt5_one_report_a_device_is_on_its_way_however_fast_it_changes(edg
     assert (await edge.reported()).read(dict)["twin"]["a"]["actual"]["value"] == "499"
 
 
+def values_told(report):
+    return {name: (twin.get("actual") or {}).get("value") for name, twin in report.read(dict)["twin"].items()}
+
+
+class GoCloud:
+    """What a Go cloud shows of reports, as recorded: the first of a property leaves its name alone (B14)."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, str] = {}
+
+    def take(self, told: dict[str, str]) -> None:
+        self.shown |= {name: value if name in self.shown else "" for name, value in told.items()}
+
+
+async def test_a_go_cloud_is_told_the_first_value_of_a_property_twice_and_the_others_once(edge, monkeypatch):
+    """Its confirmations name no version."""
+    monkeypatch.setattr(reports, "PACE", 0.0)
+    edge.confirming = False
+    cloud = GoCloud()
+
+    async def hears() -> dict[str, str]:
+        report = await edge.reported()
+        told = values_told(report)
+        cloud.take(told)
+        await edge.confirm(report, version=0)
+        return told
+
+    await edge.put("d", t="1")
+    await edge.link(True)
+    await edge.update(t="20", u="x")
+    assert [await hears(), await hears()] == [{"t": "20", "u": "x"}] * 2
+    assert cloud.shown == {"t": "20", "u": "x"}
+    await edge.update(t="21")
+    assert await hears() == {"t": "21"}
+    assert cloud.shown == {"t": "21", "u": "x"}
+    await nothing_is_told(edge)
+
+
+async def test_a_cloud_of_ours_is_told_nothing_twice(edge, monkeypatch):
+    monkeypatch.setattr(reports, "PACE", 0.0)
+    await edge.put("d", t="1")
+    await edge.link(True)
+    await edge.update(t="20")
+    assert values_told(await edge.reported()) == {"t": "20"}
+    await nothing_is_told(edge)
+
+
+async def nothing_is_told(edge):
+    await edge.settled()
+    await edge.settled()
+    assert not [message for message in drained(edge.hub) if "twin/edge_updated" in message.route.resource]
+
+
 async def test_an_unconfirmed_report_is_overtaken_by_one_that_holds_it_all(edge, monkeypatch):
     """A Go cloud does not answer about a device it does not know (yet)."""
     edge.confirming = False
