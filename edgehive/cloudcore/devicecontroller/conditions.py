@@ -48,6 +48,11 @@ class Finding(NamedTuple):
     good: bool
     reason: str
     message: str
+    #: An annotation that goes when this is written.
+    ends: str = ""
+
+    def ends_on(self, device: Document) -> bool:
+        return bool(self.ends) and self.ends in (device.meta.annotations or {})
 
 
 class _Holder(msgspec.Struct):
@@ -132,10 +137,10 @@ class Conditions:
         finding = finding._replace(message=finding.message[:MESSAGE_LIMIT])
         waiting = self._waiting.get(id, {})
         if finding.type not in waiting:
-            conditions = conditions_of(device)
-            if says(conditions, finding):
+            conditions, ends = conditions_of(device), finding.ends_on(device)
+            if says(conditions, finding) and not ends:
                 return
-            optional = finding.good and finding.type is not ConditionType.ACCEPTED
+            optional = finding.good and finding.type is not ConditionType.ACCEPTED and not ends
             if optional and all(one.type != finding.type for one in conditions):
                 return
         self._waiting.setdefault(id, waiting)[finding.type] = finding
@@ -198,13 +203,16 @@ class Conditions:
             return
         conditions = conditions_of(device)
         news = [finding for finding in findings.values() if not says(conditions, finding)]
-        if not news:
+        ended = {finding.ends: None for finding in findings.values() if finding.ends_on(device)}
+        if not news and not ended:
             return
         # Held against the version it was seen in: a list is written whole.
-        patch = {
+        patch: dict[str, Any] = {
             "metadata": {"resourceVersion": device.meta.resource_version},
             "status": {"conditions": with_findings(conditions, news, rfc3339(self._clock.now()))},
         }
+        if ended:
+            patch["metadata"]["annotations"] = ended
         try:
             await self._client.patch(DEVICES, id.name, patch, id.namespace, type=PatchType.MERGE)
         except NotFound:

@@ -101,7 +101,8 @@ class DesiredValues:
         """The Device was changed; by somebody else than us that ends a conflict there was."""
         meta = device.meta
         if self._written.get(meta.uid) != meta.resource_version:
-            settled = Finding(ConditionType.DESIRED_AGREED, True, "Settled", "the Device was changed since")
+            said = "the Device was changed since"
+            settled = Finding(ConditionType.DESIRED_AGREED, True, "Settled", said, ends=CONFLICT_ANNOTATION)
             self._conditions.find(device, settled)
 
     def forget(self, device: Document) -> None:

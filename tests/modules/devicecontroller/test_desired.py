@@ -120,9 +120,30 @@ async def test_a_conflict_is_shown_on_the_device_until_somebody_changes_it() -> 
         annotation = json.loads(device["metadata"]["annotations"]["edgehive.io/desired-conflict"])
         assert annotation == {"t": {"value": "19", "winner": "edge", "timestamp": 7}}
         assert condition(device) == ("False", "DesiredValueConflict")
+        await edge.keepalive()
         await it.client.patch(DEVICES, "d", {"spec": {"properties": [{"name": "t"}]}}, "default")
         await asyncio.sleep(10)
-        assert condition((await it.client.get(DEVICES, "d", "default")).to_dict()) == ("True", "Settled")
+        await edge.keepalive()
+        device = (await it.client.get(DEVICES, "d", "default")).to_dict()
+        assert condition(device) == ("True", "Settled")
+        assert "edgehive.io/desired-conflict" not in device["metadata"].get("annotations", {})
+        # The next one is shown like the first.
+        await say(it, edge, "22", Local(None, Conflict("18", "edge", 9)), edge_count=2)
+        await asyncio.sleep(10)
+        device = (await it.client.get(DEVICES, "d", "default")).to_dict()
+        assert '"18"' in device["metadata"]["annotations"]["edgehive.io/desired-conflict"]
+        assert condition(device) == ("False", "DesiredValueConflict")
+
+
+async def test_an_annotation_whose_condition_is_gone_goes_too() -> None:
+    """As after the end of a cloudcore between the two writes."""
+    async with rig() as (it, edge):
+        left = {"metadata": {"annotations": {"edgehive.io/desired-conflict": "{}", "mine": "stays"}}}
+        await it.client.patch(DEVICES, "d", left, "default")
+        await it.client.patch(DEVICES, "d", {"spec": {"properties": [{"name": "t"}]}}, "default")
+        await edge.expect_object("default/device/d", "update")
+        await asyncio.sleep(10)
+        assert (await it.client.get(DEVICES, "d", "default")).meta.annotations == {"mine": "stays"}
 
 
 def condition(device: Any) -> tuple[str, str]:
