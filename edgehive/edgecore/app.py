@@ -60,6 +60,7 @@ async def run_edgecore(
     clock = clock or SystemClock()
     registry = registry or CollectorRegistry()
     name = node_name(config)
+    _check_local_api(config)
     bus = Bus(registry=registry)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(edge_database(Path(config.database.data_source), clock))
@@ -88,6 +89,17 @@ async def run_edgecore(
             await run_until_signal(hive)
         else:
             await hive.run(stop)
+
+
+def _check_local_api(config: EdgeCore) -> None:
+    section = config.modules.meta_manager
+    if section.enable and section.meta_server.enable:
+        from edgehive.edgecore.metamanager.metaserver import NotServed
+
+        try:
+            modules.local_api_of(config)
+        except NotServed as error:
+            raise Refused(str(error)) from error
 
 
 def _enabled_in(config_file: Path) -> list[str]:

@@ -7,6 +7,7 @@ Go: edge/cmd/edgecore/app/server.go (registerModules)
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from edgehive.api.config.edgecore import EdgeCore
 from edgehive.beehive.hive import Factory
@@ -14,6 +15,9 @@ from edgehive.beehive.module import Module, RestartPolicy
 from edgehive.edgecore.deps import EdgeDeps
 from edgehive.kit.backoff import Backoff
 from edgehive.wire.names import EdgeModule
+
+if TYPE_CHECKING:
+    from edgehive.edgecore.metamanager.metamanager import LocalApi
 
 #: A module that keeps failing is started again for ever: the node's containers run on meanwhile.
 PATIENT = RestartPolicy(backoff=Backoff(first=1.0, factor=2.0, limit=30.0, jitter=0.2), limit=0)
@@ -56,10 +60,25 @@ def enabled(config: EdgeCore, *, doors: bool = True) -> list[str]:
     return [name for name, on in switches.items() if on]
 
 
+def local_api_of(config: EdgeCore) -> "LocalApi":
+    """Where MetaServer is to listen; raises metaserver.NotServed."""
+    from edgehive.edgecore.metamanager.metamanager import LocalApi
+    from edgehive.edgecore.metamanager.metaserver import address
+
+    authorized = config.feature_gates.get("requireAuthorization", False)
+    host, port = address(config.modules.meta_manager.meta_server.server, authorized=authorized)
+    edged = config.modules.edged
+    kubelet = f"http://127.0.0.1:{edged.tailored_kubelet_config.read_only_port}" if edged.enable else ""
+    return LocalApi(host, port, kubelet)
+
+
 def _metamanager(deps: EdgeDeps) -> Module:
     from edgehive.edgecore.metamanager.metamanager import MetaManager
 
     section = deps.config.modules.meta_manager
+    local_api = None
+    if section.meta_server.enable:
+        local_api = local_api_of(deps.config)
     return MetaManager(
         deps.bus,
         deps.database,
@@ -68,6 +87,8 @@ def _metamanager(deps: EdgeDeps) -> Module:
         hub=section.context_send_module,
         timeout=section.remote_query_timeout,
         registry=deps.registry,
+        client=deps.client,
+        local_api=local_api,
     )
 
 
@@ -98,6 +119,7 @@ def _devicetwin(deps: EdgeDeps) -> Module:
         deps.node_name,
         client=deps.client,
         dmi_folder=deps.config.modules.device_twin.dmi_sock_path,
+        local_api=deps.config.modules.meta_manager.meta_server.enable,
         registry=deps.registry,
     )
 

@@ -192,6 +192,8 @@ class Path(StrEnum):
     WATCH_SYNC = "watchapp/sync"
     #: Ours; see inventory.py.
     INVENTORY = "null/inventory"
+    #: Inside an edge: which desired values were set here?
+    DESIRED = "null/device"
 
 
 #: Content of notices and acknowledgements.

@@ -18,7 +18,17 @@ from edgehive.edgecore.devicetwin.reports import Topic
 from edgehive.edgecore.devicetwin.turn import Happening, Turn
 from edgehive.edgecore.devicetwin.twins import Record, Refused
 from edgehive.wire import topics
-from edgehive.wire.devices import Attribute, DeviceState, MembershipDetail, ReportKind, StateUpdate, Twin, TwinUpdate
+from edgehive.wire.devices import (
+    Attribute,
+    DeviceState,
+    MembershipDetail,
+    ReportKind,
+    StateUpdate,
+    Twin,
+    TwinUpdate,
+    TwinValue,
+    TypeMetadata,
+)
 from edgehive.wire.topics import DeviceName, DeviceTopic
 
 _update = msgspec.json.Decoder(TwinUpdate)
@@ -80,6 +90,20 @@ def observe(device: Device, observations: Sequence[Observation], types: Mapping[
         turn.tell(device, DeviceTopic.TWIN_UPDATE_RESULT, bodies.result("", turn.now, shown))
         _apply(device, changes, "", turn)
     return refused
+
+
+def desire(device: Device, desired: Mapping[str, str], types: Mapping[str, str], turn: Turn) -> None:
+    """An application sets desired values through the node's own API: all of them or none; raises Refused."""
+    changes = {}
+    for name, value in desired.items():
+        twins.check_name(name)
+        twins.check_text(value)
+        said = Twin(expected=TwinValue(value), metadata=TypeMetadata(types.get(name, "")))
+        change = twins.set_at_edge(device.twins.get(name), said, turn.now)
+        _check_room(device, name)
+        if change is not None:
+            changes[name] = change
+    _apply(device, changes, "", turn)
 
 
 def get_twins(devices: Devices, name: DeviceName, payload: bytes, turn: Turn) -> None:
@@ -206,6 +230,8 @@ def _apply(device: Device, changes: Mapping[str, twins.Changed], event_id: str, 
         device.twins[name] = record
         if news:
             mark(device, name, turn)
+        if record.desired != (old.desired if old is not None else None):
+            turn.desired[device.id] = None
     if changed:
         turn.tell(device, DeviceTopic.TWIN_DOCUMENT, bodies.document(event_id, turn.now, changed))
     tell_delta(device, turn)

@@ -17,6 +17,7 @@ from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule, ReplyTimeout
 from edgehive.beehive.message import Message
 from edgehive.edgecore.devicetwin.twins import MODEL_TYPES
 from edgehive.wire import resource as paths
+from edgehive.wire.device_edits import CREATED_ANNOTATION, number_of
 from edgehive.wire.devices import EDGE_OWNED_ANNOTATION
 from edgehive.wire.names import EdgeModule, Group, Operation, ResourceType, Source
 from edgehive.wire.resource import Resource
@@ -38,6 +39,9 @@ class Known:
     protocol: str
     model: str
     edge_owned: frozenset[str]
+    #: The uid it had when it was made at the edge ("": it was not), and the last edit of the edge that is in it.
+    created: str = ""
+    edit: int = 0
 
     def edge_owns(self, property: str) -> bool:
         return property in self.edge_owned or "*" in self.edge_owned
@@ -71,7 +75,14 @@ class Catalog:
         owned = frozenset(name.strip() for name in notes.get(EDGE_OWNED_ANNOTATION, "").split(",") if name.strip())
         namespace = id.partition("/")[0]
         model = f"{namespace}/{spec.model_name}" if spec.model_name else ""
-        known = Known(device.metadata.uid, spec.protocol.protocol_name if spec.protocol else "", model, owned)
+        known = Known(
+            device.metadata.uid,
+            spec.protocol.protocol_name if spec.protocol else "",
+            model,
+            owned,
+            notes.get(CREATED_ANNOTATION, ""),
+            number_of({"metadata": {"annotations": notes}}),
+        )
         self._devices[id] = known
         return known
 

@@ -70,8 +70,13 @@ class House:
         for member in listed:
             self._take_member(member, turn)
         ids = {member.id for member in listed}
-        for device in [device for device in self.devices if device.id not in ids]:
+        for device in [device for device in self.devices if device.id not in ids and not self._is_made_here(device)]:
             self._remove(device.id, turn)
+
+    def _is_made_here(self, device: Device) -> bool:
+        """The list may be older than what the cloud has of it; its end is told by its object."""
+        known = self.catalog.get(device.id)
+        return known is not None and bool(known.created)
 
     def _take_member(self, member: Member, turn: Turn) -> None:
         if not member.id or len(member.id) > 512:
@@ -124,13 +129,24 @@ class House:
         device = self._present(id, said.metadata.name, description, turn)
         if device is None:
             return
-        if device.uid != known.uid:
+        if device.uid and device.uid == known.created:
+            # Made at the edge: the cloud has given it a uid of its own, and it lives on.
+            device.uid = known.uid
+            turn.batch.device(device)
+        elif device.uid != known.uid:
             device = self._begin_life(device, known.uid, turn)
+        if before is not None and (before.uid, before.edit) != (known.uid, known.edit):
+            self._tell_again(device, turn)
         self._take_desired(device, said, turn)
         if before is not None and before.protocol != known.protocol:
             turn.orders.append((before.protocol, Order(Verb.REMOVE, id)))
             device.told = ""
         turn.orders.append((known.protocol, Order(Verb.UPDATE if device.told else Verb.REGISTER, id)))
+
+    def _tell_again(self, device: Device, turn: Turn) -> None:
+        """Of a property that was new to it the cloud has kept no value, though it has confirmed the report."""
+        for name in device.twins:
+            mark(device, name, turn)
 
     def _begin_life(self, device: Device, uid: str, turn: Turn) -> Device:
         """The first that is known of a device's uid, or another one: then nothing of the old life stays."""
@@ -170,6 +186,7 @@ class House:
         if new is old or (not change.news and old is None):
             return False
         device.twins[name] = new
+        turn.desired[device.id] = None
         if not change.news:
             turn.batch.twin(device, name)
             return False
@@ -178,6 +195,13 @@ class House:
             turn.conflict(device, name, new.merge.conflict, new.desired)
         mark(device, name, turn)
         return True
+
+    def order_desired(self, turn: Turn) -> None:
+        """Have mappers hear of desired values that were set here."""
+        for id in turn.desired:
+            device, known = self.devices.get(id), self.catalog.get(id)
+            if device is not None and known is not None:
+                turn.orders.append((known.protocol, Order(Verb.UPDATE if device.told else Verb.REGISTER, id)))
 
     def device_gone(self, id: str, turn: Turn) -> None:
         """A Device object was deleted; membership may say the same, before or after."""

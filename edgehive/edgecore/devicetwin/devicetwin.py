@@ -36,6 +36,7 @@ from edgehive.kit.mailbox import Mailbox
 from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kube.client import Client
 from edgehive.kube.recorder import Recorder
+from edgehive.wire import resource as paths
 from edgehive.wire import topics
 from edgehive.wire.devices import DeviceId, ReportKind, membership_question, state_report, twin_report
 from edgehive.wire.names import EdgeModule, Group, Operation, Path, ResourceType, Source
@@ -57,8 +58,17 @@ _DEVICE_API = "devices.kubeedge.io/v1beta1"
 _observations = msgspec.json.Decoder(list[Observation])
 
 
+class _Desired(msgspec.Struct, frozen=True):
+    """What an application sets through the node's own API."""
+
+    desired: dict[str, str]
+
+
 class DeviceTwin:
-    """The module `twin`. `client` records Events; `dmi_folder` "" serves no mappers."""
+    """The module `twin`. `client` records Events; `dmi_folder` "" serves no mappers.
+
+    With `local_api` metamanager hears of desired values that are set here, to show them.
+    """
 
     name = str(EdgeModule.DEVICE_TWIN)
     group = str(Group.TWIN)
@@ -73,6 +83,7 @@ class DeviceTwin:
         *,
         client: Client | None = None,
         dmi_folder: str = "",
+        local_api: bool = False,
         registry: CollectorRegistry | None = None,
     ) -> None:
         self._bus = bus
@@ -80,6 +91,9 @@ class DeviceTwin:
         self._node = node
         self._client = client
         self._dmi_folder = dmi_folder
+        self._local_api = local_api
+        #: What metamanager was last told of, by device.
+        self._shown: dict[str, dict[str, str]] = {}
         self._mailbox = bus.register(self.name, self.group)
         self._rows = Rows(database)
         self._house = House(node, Devices(), Catalog(bus))
@@ -152,6 +166,7 @@ class DeviceTwin:
             turn = self._turn()
             for message in batch:
                 self._take(message, turn)
+            self._house.order_desired(turn)
             stored = not turn.batch or await self._write(turn)
             self._act(turn, stored)
         await self._told.put((turn, stored))
@@ -203,6 +218,9 @@ class DeviceTwin:
                 await self._publish(publication.topic, payload)
         for happening in turn.happenings:
             await self._happened(happening.device, happening.reason, happening.text)
+        if stored and self._local_api:
+            for id in turn.desired:
+                await self._show(id)
 
     async def _write(self, turn: Turn) -> bool:
         """Whether the rows are on disk; else the devices are as the disk has them."""
@@ -265,7 +283,14 @@ class DeviceTwin:
         namespace, _, rest = route.resource.partition("/")
         type, _, name = rest.partition("/")
         id, deleted = f"{namespace}/{name}", route.operation == Operation.DELETE
-        if type == ResourceType.DEVICE:
+        if route.resource == Path.DESIRED:
+            turn.desired |= dict.fromkeys(self._shown) | {
+                one.id: None for one in self._house.devices if one.desired_here
+            }
+            self._shown.clear()
+        elif route.operation == Operation.PATCH:
+            self._desire(id, message, turn)
+        elif type == ResourceType.DEVICE:
             if deleted:
                 self._house.device_gone(id, turn)
             else:
@@ -275,6 +300,18 @@ class DeviceTwin:
                 self._house.model_gone(id, turn)
             else:
                 self._house.model_arrived(id, message.read(api.DeviceModel), route.operation, turn)
+
+    def _desire(self, id: str, message: Message, turn: Turn) -> None:
+        device = self._house.devices.get(id)
+        try:
+            if device is None:
+                raise twins.Refused(404, f"device {id} is not on this node")
+            applications.desire(device, message.read(_Desired).desired, self._house.catalog.types_of(id), turn)
+        except twins.Refused as refusal:
+            answer = message.reply(str(refusal), operation=Operation.ERROR, timestamp=turn.now)
+            self._bus.reply(answer, sender=self.name)
+        else:
+            turn.requests.append(message)
 
     def _from_cloud(self, message: Message, turn: Turn) -> None:
         path, content = message.route.resource, message.content_bytes()
@@ -354,6 +391,29 @@ class DeviceTwin:
             pass  # nobody listens where eventbus is switched off
         except MailboxFull as error:
             log.error("%s is not published: %s", topic, error)
+
+    async def _show(self, id: str) -> None:
+        """Have the node's own API show what was set here."""
+        device = self._house.devices.get(id)
+        desired = device.desired_here if device is not None else {}
+        if desired == self._shown.get(id, {}):
+            return
+        self._shown[id] = desired
+        if not desired:
+            del self._shown[id]
+        namespace, _, name = id.partition("/")
+        message = Message.of(
+            source=Source.TWIN,
+            group=Group.META,
+            operation=Operation.UPDATE,
+            resource=str(paths.of(ResourceType.DEVICE, namespace, name)),
+            content=desired,
+            timestamp=self._now(),
+        )
+        try:
+            await self._bus.send(EdgeModule.META_MANAGER, message)
+        except (NoSuchModule, MailboxFull) as error:
+            log.warning("desired values of %s that were set here are not shown: %s", id, error)
 
     def _answer(self, request: Message, stored: bool) -> None:
         content, operation = ("OK", Operation.RESPONSE) if stored else ("the disk refuses writes", Operation.ERROR)

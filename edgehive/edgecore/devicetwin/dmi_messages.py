@@ -40,8 +40,8 @@ def model_message(model: api.DeviceModel) -> dmi.DeviceModel:
     return dmi.DeviceModel(name=meta.name, namespace=meta.namespace, spec=dmi.DeviceModelSpec(properties=properties))
 
 
-def device_message(device: api.Device, model: api.DeviceModel) -> dmi.Device:
-    """The device with its model's defaults; what the instance says wins."""
+def device_message(device: api.Device, model: api.DeviceModel, desired: Mapping[str, str] | None = None) -> dmi.Device:
+    """The device with its model's defaults; what the instance says wins, and over that what is `desired` here."""
     spec, visitors = device.spec, {item.name: item.visitors for item in model.spec.properties or ()}
     protocol = spec.protocol or api.ProtocolConfig()
     config = _merged(model.spec.protocol_config_data, protocol.config_data)
@@ -52,7 +52,10 @@ def device_message(device: api.Device, model: api.DeviceModel) -> dmi.Device:
         spec=dmi.DeviceSpec(
             deviceModelReference=spec.model_name,
             protocol=dmi.ProtocolConfig(protocolName=protocol.protocol_name, configData=_customized(config)),
-            properties=[_property(item, visitors.get(item.name)) for item in spec.properties or ()],
+            properties=[
+                _property(item, visitors.get(item.name), (desired or {}).get(item.name))
+                for item in spec.properties or ()
+            ],
             methods=[
                 dmi.DeviceMethod(name=item.name, description=item.description, propertyNames=item.property_names or ())
                 for item in spec.methods or ()
@@ -89,7 +92,9 @@ def _as_float(value: float) -> float:
     return rounded
 
 
-def _property(item: api.DeviceProperty, default: api.ProtocolConfig | None) -> dmi.DeviceProperty:
+def _property(
+    item: api.DeviceProperty, default: api.ProtocolConfig | None, desired: str | None = None
+) -> dmi.DeviceProperty:
     own = item.visitors
     message = dmi.DeviceProperty(
         name=item.name,
@@ -101,6 +106,8 @@ def _property(item: api.DeviceProperty, default: api.ProtocolConfig | None) -> d
     if item.desired is not None:
         message.desired.value = item.desired.value
         message.desired.metadata.update(item.desired.metadata or {})
+    if desired is not None:
+        message.desired.value = desired
     name = (default.protocol_name if default else "") or (own.protocol_name if own else "")
     config = _merged(default.config_data if default else None, own.config_data if own else None)
     message.visitors.CopyFrom(dmi.VisitorConfig(protocolName=name, configData=_customized(config)))

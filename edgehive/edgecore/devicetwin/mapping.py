@@ -127,7 +127,8 @@ class Mapping:
             if known.model not in sent:
                 sent.add(known.model)
                 response.modelList.append(dmi_messages.model_message(model))
-            message = dmi_messages.device_message(device, model)
+            here = self._house.devices.get(id)
+            message = dmi_messages.device_message(device, model, here.desired_here if here is not None else None)
             response.deviceList.append(message)
             told[id] = _digest(message)
         await self._remember(told)
@@ -161,7 +162,7 @@ class Mapping:
         if model is None:
             log.warning("device %s is not given to its mapper: its model %r is not here", order.id, known.model)
             return None
-        message = dmi_messages.device_message(device, model)
+        message = dmi_messages.device_message(device, model, here.desired_here)
         if here.told == _digest(message):
             return None
         type = dmi.RegisterDeviceRequest if order.verb is Verb.REGISTER else dmi.UpdateDeviceRequest

@@ -43,6 +43,12 @@ class Device:
     spoken_without_namespace: bool = False
 
     @property
+    def desired_here(self) -> dict[str, str]:
+        """Desired values that were set at the edge and that the cloud has not taken over."""
+        local = {name: record.desired for name, record in self.twins.items() if record.merge.local}
+        return {name: value for name, value in local.items() if value is not None}
+
+    @property
     def topic_names(self) -> tuple[str, ...]:
         return (self.id, self.name) if self.spoken_without_namespace and self.name != self.id else (self.id,)
 

@@ -47,6 +47,8 @@ class Turn:
     #: By protocol.
     orders: list[tuple[str, Order]] = field(default_factory=list)
     happenings: list[Happening] = field(default_factory=list)
+    #: Devices of which a desired value is another now: their mappers and the node's own API are told.
+    desired: dict[str, None] = field(default_factory=dict)
     #: Requests over the bus that are answered when the rows are written.
     requests: list[Message] = field(default_factory=list)
 

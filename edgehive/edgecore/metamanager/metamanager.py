@@ -11,6 +11,9 @@ import asyncio
 import logging
 import sqlite3
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -18,11 +21,12 @@ from prometheus_client import CollectorRegistry
 
 from edgehive.api.document import Document
 from edgehive.api.meta import Status
-from edgehive.beehive.bus import Bus, MailboxFull
+from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule, ReplyTimeout
 from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
 from edgehive.edgecore.metamanager import envelope, onward
 from edgehive.edgecore.metamanager.cloud import Cloud
+from edgehive.edgecore.metamanager.edge_writes import EdgeWrites
 from edgehive.edgecore.metamanager.envelope import Age, BadObject
 from edgehive.edgecore.metamanager.metastore import Metastore, Saved, Unanswered
 from edgehive.edgecore.metamanager.onward import Ask, Keep, Onward
@@ -31,11 +35,16 @@ from edgehive.kit import metrics
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.sqlite import Database, DatabaseError
 from edgehive.kube import errors
-from edgehive.kube.errors import ApiError, BadRequest, NotFound, TooManyRequests, Unreachable
-from edgehive.wire import inventory
-from edgehive.wire.names import CloudModule, EdgeModule, Group, Operation, ResourceType
+from edgehive.kube.client import Client
+from edgehive.kube.errors import ApiError, BadRequest, NotFound, ServiceUnavailable, TooManyRequests, Unreachable
+from edgehive.kube.recorder import Recorder
+from edgehive.wire import device_edits, inventory
+from edgehive.wire.names import CloudModule, EdgeModule, Group, Operation, Path, ResourceType, Source
 from edgehive.wire.payloads import ObjectAnswer, error_content, read_connection_notice, read_reply
 from edgehive.wire.resource import Resource
+
+if TYPE_CHECKING:
+    from edgehive.edgecore.metamanager.edge_store import EdgeStore
 
 log = logging.getLogger("edgehive.metamanager")
 
@@ -53,8 +62,20 @@ REPLAY_INTERVAL = 60.0
 _EDGE_SOURCES = frozenset(EdgeModule) | {"metaserver"}
 
 
+@dataclass(frozen=True, slots=True)
+class LocalApi:
+    """Where MetaServer listens, and the base URL of the node's own kubelet API ("" for none)."""
+
+    host: str
+    port: int
+    kubelet: str = ""
+
+
 class MetaManager:
-    """The module `metamanager`. `node` is this node's name, `hub` the module that holds the link."""
+    """The module `metamanager`. `node` is this node's name, `hub` the module that holds the link.
+
+    `local_api` has it serve one; `client` records Events.
+    """
 
     name = str(EdgeModule.META_MANAGER)
     group = str(Group.META)
@@ -70,6 +91,8 @@ class MetaManager:
         hub: str = EdgeModule.EDGE_HUB,
         timeout: float = 60.0,
         registry: CollectorRegistry | None = None,
+        client: Client | None = None,
+        local_api: LocalApi | None = None,
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -79,6 +102,12 @@ class MetaManager:
         self._cloud = Cloud(bus, hub, clock, timeout)
         self._questions = Questions(self._store, self._keep_queried, self._cloud, clock)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._client = client
+        self._local_api = local_api
+        self._shown: EdgeStore | None = None
+        self._writes = EdgeWrites(
+            self._store, self._cloud, clock, tell=self._tell_twin, happened=self._happened, turn=self._turn
+        )
         self._room = asyncio.Semaphore(CLOUD_LIMIT)
         self._requests = 0
         self._untold: set[str] = set()
@@ -99,13 +128,30 @@ class MetaManager:
 
     async def run(self, ready: Ready) -> None:
         try:
+            await self._writes.load()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._replay_unanswered(), name="replay")
+                tasks.create_task(self._writes.run(), name="written at the edge")
+                if self._local_api is not None:
+                    await self._serve(self._local_api, tasks)
                 ready()
                 async for message in self._mailbox:
                     await self._admit(message, tasks)
         finally:
             await self._questions.close()
+
+    async def _serve(self, at: LocalApi, tasks: asyncio.TaskGroup) -> None:
+        """Show what is stored, and have devicetwin say which desired values were set here."""
+        from edgehive.edgecore.metamanager.edge_store import EdgeStore
+        from edgehive.edgecore.metamanager.metaserver import MetaServer
+
+        store = EdgeStore(self._writes, turn=self._turn, set_desired=self._set_desired, revision=self._now())
+        for resource, document in await self._store.everything():
+            await store.show(resource, document)
+        self._store.changed, self._shown = store.show, store
+        tasks.create_task(self._ask_desired(), name="desired values set here")
+        server = MetaServer(store, self._clock, self._node, kubelet=at.kubelet)
+        tasks.create_task(server.run(at.host, at.port), name="MetaServer")
 
     async def _admit(self, message: Message, tasks: asyncio.TaskGroup) -> None:
         notice = read_connection_notice(message)
@@ -135,6 +181,7 @@ class MetaManager:
             self._replay.set()
         else:
             self._cloud.link_went()
+        self._writes.link_changed()
 
     # From the cloud: store, tell, acknowledge
 
@@ -164,6 +211,7 @@ class MetaManager:
             return
         if decision.ask is Ask.INVENTORY:
             await self._cloud.answer(message, inventory.content(await self._store.held()))
+            self._writes.cloud_is_ours()
             return
         if decision.keep is Keep.REMOVE:
             await self._remove(message, resource, decision)
@@ -195,6 +243,8 @@ class MetaManager:
             # An answer or a repetition that its own deletion has overtaken: that life is over for good.
             log.info("%s is not stored: this life of it has ended", resource)
             return
+        if resource.type in device_edits.TYPES and await self._writes.arrived(resource, document):
+            return
         saved = await self._store.save(resource, document)
         key = str(resource)
         self._questions.confirm(resource)
@@ -223,6 +273,8 @@ class MetaManager:
             self._ended[uid] = None
         if len(self._ended) > ENDED_LIMIT:
             self._ended.popitem(last=False)
+        if resource.type in device_edits.TYPES and await self._writes.deleted(resource, uid):
+            return
         removed = await self._store.remove(resource, uid) or self._unmourned.get(uid)
         if removed is not None and decision.tell:
             self._unmourned[uid] = removed
@@ -242,6 +294,9 @@ class MetaManager:
         )
         await self._bus.send_group(group, message)
 
+    async def _tell_twin(self, operation: str, resource: Resource, document: Document) -> None:
+        await self._tell(Group.TWIN, operation, resource, document)
+
     async def _refuse(self, message: Message, why: str, text: str) -> None:
         self._refused.labels(why).inc()
         log.error("%s (message %s from %s)", text, message.id, message.route.source)
@@ -260,6 +315,9 @@ class MetaManager:
                 raise BadRequest(decision.refuse)
             if decision.post:
                 await self._post(message)
+                return
+            if decision.show:
+                await self._show_desired(message, resource)
                 return
             self._answer(message, await self._answered(message, resource, decision))
         except ApiError as error:
@@ -361,6 +419,44 @@ class MetaManager:
         except Unreachable as error:
             self._dropped.inc()
             log.warning("%s is lost: %s", message.route.resource, error)
+
+    # Devices written at this node
+
+    async def _set_desired(self, resource: Resource, desired: Mapping[str, str]) -> None:
+        """devicetwin has them on disk when this returns; raises ApiError."""
+        message = self._to_twin(Operation.PATCH, str(resource), {"desired": desired})
+        try:
+            answer = await self._bus.request(EdgeModule.DEVICE_TWIN, message)
+        except (NoSuchModule, MailboxFull, ReplyTimeout) as error:
+            raise ServiceUnavailable(f"desired values cannot be set: {error}") from error
+        if answer.route.operation == Operation.ERROR:
+            raise BadRequest(answer.content_bytes().decode())
+
+    async def _ask_desired(self) -> None:
+        try:
+            await self._bus.send(EdgeModule.DEVICE_TWIN, self._to_twin(Operation.QUERY, Path.DESIRED, None))
+        except (NoSuchModule, MailboxFull) as error:
+            log.warning("desired values set here are shown when they change: %s", error)
+
+    async def _show_desired(self, message: Message, resource: Resource) -> None:
+        if self._shown is not None and message.route.source == Source.TWIN:
+            async with self._turn(str(resource)):
+                await self._shown.desired_here(resource, message.read(dict[str, str]))
+
+    def _to_twin(self, operation: str, resource: str, content: object) -> Message:
+        return Message.of(
+            source=self.name,
+            group=Group.TWIN,
+            operation=operation,
+            resource=resource,
+            content=content,
+            timestamp=self._now(),
+        )
+
+    async def _happened(self, document: Document, reason: str, text: str) -> None:
+        """An Event on a device."""
+        if self._client is not None:
+            await Recorder(self._client, self.name, self._node, self._clock).event(document, "Warning", reason, text)
 
     # After a reconnection
 

@@ -8,6 +8,7 @@ Go: edge/pkg/metamanager/dao
 
 import logging
 import sqlite3
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +17,7 @@ from edgehive.api.document import Document
 from edgehive.api.registry import by_kind
 from edgehive.beehive.message import Message
 from edgehive.edgecore.metamanager import tokens
+from edgehive.edgecore.metamanager.edits import UNSEEN, Pending
 from edgehive.edgecore.metamanager.envelope import Age, compare
 from edgehive.kit.sqlite import Database
 from edgehive.wire import codec
@@ -26,6 +28,8 @@ from edgehive.wire.payloads import read_error
 from edgehive.wire.resource import NULL_NAMESPACE, Resource
 
 log = logging.getLogger("edgehive.metamanager")
+
+_pending = msgspec.json.Decoder(Pending)
 
 #: Their keys are no paths, and the cloud keeps no record of them.
 _TOKENS = ResourceType.SERVICE_ACCOUNT_TOKEN
@@ -51,11 +55,20 @@ class Unanswered:
     message: Message
 
 
+#: Hears of an object that changed once its row is written; None: the row is gone.
+Changed = Callable[[Resource, Document | None], Awaitable[None]]
+
+
+async def _nobody(resource: Resource, document: Document | None) -> None:
+    """Nobody wants to hear of changes."""
+
+
 class Metastore:
-    """Rows of the tables `meta`, `meta_v2` and `unanswered`."""
+    """Rows of the tables `meta`, `meta_v2`, `unanswered` and `edits`; `changed` hears of every object."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.changed: Changed = _nobody
 
     async def save(self, resource: Resource, document: Document) -> Saved:
         """Store the object unless the row is as new or newer."""
@@ -69,7 +82,10 @@ class Metastore:
                 _put_versioned(connection, document)
             return Saved(age, previous)
 
-        return await self._database.write(work)
+        saved = await self._database.write(work)
+        if saved.stored:
+            await self.changed(resource, document)
+        return saved
 
     async def save_token(self, key: str, document: Document) -> None:
         def work(connection: sqlite3.Connection) -> None:
@@ -87,7 +103,10 @@ class Metastore:
             _drop(connection, resource, stored)
             return stored
 
-        return await self._database.write(work)
+        removed = await self._database.write(work)
+        if removed is not None:
+            await self.changed(resource, None)
+        return removed
 
     async def get(self, key: str) -> Document | None:
         return await self._database.read(lambda connection: _row(connection, key))
@@ -104,13 +123,65 @@ class Metastore:
         return await self._database.read(work)
 
     async def held(self) -> list[Held]:
-        """Every object of the cloud that is stored here and readable; what is not, the cloud sends again."""
+        """Every object of the cloud that is stored here and readable; what is not, the cloud sends again.
+
+        What was made at the edge, and no cloud has seen, is left out.
+        """
 
         def work(connection: sqlite3.Connection) -> list[Held]:
             rows = connection.execute("SELECT key, value FROM meta WHERE type <> ?", (_TOKENS,))
-            return [held for key, value in rows if (held := _held(key, Document(_bytes(value)))) is not None]
+            found = [(key, Document(_bytes(value))) for key, value in rows]
+            return [held for key, document in found if (held := _held(key, document)) and not _is_unseen(document)]
 
         return await self._database.read(work)
+
+    async def everything(self) -> list[tuple[Resource, Document]]:
+        """Every readable object, whoever sent it."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[Resource, Document]]:
+            rows = connection.execute("SELECT key, value FROM meta WHERE type <> ?", (_TOKENS,))
+            found = [(key, Document(_bytes(value))) for key, value in rows]
+            return [(Resource.parse(key), document) for key, document in found if _held(key, document) is not None]
+
+        return await self._database.read(work)
+
+    # What was written at the edge
+
+    async def edits(self) -> dict[str, Pending]:
+        """What the cloud has not taken yet, by key; one that cannot be read is left where it is."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            return connection.execute("SELECT key, value FROM edits").fetchall()
+
+        found = {}
+        for key, value in await self._database.read(work):
+            try:
+                found[key] = _pending.decode(value)
+            except msgspec.MsgspecError as error:
+                log.error("what was written at the edge of %s and is kept on disk cannot be read: %s", key, error)
+        return found
+
+    async def save_edit(self, resource: Resource, pending: Pending | None, row: Document | None) -> Document | None:
+        """Keep what is pending (None: nothing is), and the object as it is now; gives what the row held before."""
+        key = str(resource)
+
+        def work(connection: sqlite3.Connection) -> Document | None:
+            previous = _row(connection, key)
+            if pending is None:
+                connection.execute("DELETE FROM edits WHERE key = ?", (key,))
+            else:
+                value = msgspec.json.encode(pending).decode()
+                connection.execute("INSERT OR REPLACE INTO edits (key, value) VALUES (?, ?)", (key, value))
+            if row is not None:
+                _put(connection, key, resource.type, row)
+                _put_versioned(connection, row)
+            elif previous is not None:
+                _drop(connection, resource, previous)
+            return previous
+
+        previous = await self._database.write(work)
+        await self.changed(resource, row)
+        return previous
 
     # Requests the cloud has yet to answer
 
@@ -186,6 +257,10 @@ def _held(key: str, document: Document) -> Held | None:
         return None
     version = int(meta.resource_version) if meta.resource_version.isdecimal() else 0
     return Held(resource.namespace, resource.type, resource.name, meta.uid, version)
+
+
+def _is_unseen(document: Document) -> bool:
+    return document.meta.resource_version == UNSEEN
 
 
 def _put(connection: sqlite3.Connection, key: str, type: str, document: Document) -> None:

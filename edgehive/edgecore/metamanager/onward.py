@@ -40,12 +40,16 @@ class Ask(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """One decision. `tell` is the group that hears of it; `refuse` says why nobody does."""
+    """One decision. `tell` is the group that hears of it; `refuse` says why nobody does.
+
+    `show`: the node's own API shows it, and nobody else is concerned.
+    """
 
     keep: Keep = Keep.NOTHING
     tell: str = ""
     ask: Ask = Ask.NOBODY
     post: bool = False
+    show: bool = False
     refuse: str = ""
 
 
@@ -92,6 +96,8 @@ _FROM_EDGE: dict[tuple[str, str], Onward] = {
     (Operation.INSERT, "*"): _CALL,
     (Operation.UPDATE, ResourceType.LEASE): _CALL,
     (Operation.UPDATE, ResourceType.NODE): _CALL,
+    #: Desired values of a device that were set here.
+    (Operation.UPDATE, ResourceType.DEVICE): Onward(show=True),
     (Operation.PATCH, ResourceType.POD_PATCH): _PATCH,
     (Operation.PATCH, ResourceType.NODE_PATCH): _PATCH,
     (Operation.DELETE, ResourceType.POD): Onward(ask=Ask.CLOUD),

@@ -72,6 +72,8 @@ class RestParts:
     clock: Clock
     metrics: CollectorRegistry
     ready: Callable[[], bool]
+    #: What is said of a resource that is not served, where that is more than that.
+    absent: Callable[[ResourcePath], ApiError] | None = None
 
 
 class Rest:
@@ -132,7 +134,7 @@ class Rest:
             return self._non_resource(request, user)
         served = self._api.catalog.find(place.group, place.version, place.plural)
         if served is None:
-            raise _no_such_resource()
+            raise _no_such_resource() if self._parts.absent is None else self._parts.absent(place)
         call = Call(user, served, place.namespace, place.name, place.subresource)
         if place.namespace and not served.resource.namespaced and served.storage != "namespaces":
             raise _no_such_resource()

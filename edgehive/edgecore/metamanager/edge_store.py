@@ -1,0 +1,217 @@
+"""The store behind MetaServer: what this node holds, as its own applications see it, and writable where it may be.
+
+The rows are metamanager's; here is what they say in memory, with revisions of this server's own, so that lists, watches
+and preconditions mean one sequence whatever the cloud counts. A Device shows the desired values that were set at the
+edge, and whether the cloud has what was written here. A write is on disk, and its
+readers told, before it shows.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from edgehive.api.document import Document
+from edgehive.api.registry import (
+    CONFIG_MAPS,
+    DEVICE_MODELS,
+    DEVICES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    PODS,
+    SECRETS,
+    SERVICE_ACCOUNT_ACCESSES,
+    ApiResource,
+    by_edge_type,
+)
+from edgehive.edgecore.metamanager.edge_writes import EdgeWrites
+from edgehive.edgecore.metamanager.edits import Pending
+from edgehive.kube.errors import Forbidden, MethodNotAllowed, qualified
+from edgehive.kube.store import Key, Stale, Stored, VersionedStore, Watch
+from edgehive.wire import device_edits
+from edgehive.wire import resource as paths
+from edgehive.wire.resource import Resource
+
+Json = dict[str, Any]
+
+#: Events kept for watches that resume; whoever comes later lists anew.
+WINDOW = 512
+#: What a node may hold, and who may be written here.
+HELD: tuple[ApiResource, ...] = (
+    CONFIG_MAPS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SECRETS, SERVICE_ACCOUNT_ACCESSES,
+    DEVICES, DEVICE_MODELS,
+)  # fmt: skip
+WRITABLE = frozenset({DEVICES, DEVICE_MODELS})
+_STORAGE = {row: qualified(row.plural, row.group) for row in HELD}
+_ROWS = {name: row for row, name in _STORAGE.items()}
+
+#: Have the desired values of a device's properties set; raises ApiError.
+SetDesired = Callable[[Resource, Mapping[str, str]], Awaitable[None]]
+
+
+class EdgeStore:
+    """Implements `kube.store.Store`. `turn` gives the lock of an object's messages, `set_desired` asks devicetwin."""
+
+    def __init__(
+        self, writes: EdgeWrites, *, turn: Callable[[str], asyncio.Lock], set_desired: SetDesired, revision: int
+    ) -> None:
+        self._writes = writes
+        self._turn = turn
+        self._set_desired = set_desired
+        self._objects = VersionedStore(window=WINDOW)
+        # Nothing is known of earlier revisions: whoever asks for one is told to list anew.
+        self._objects.load((), (), revision=revision, compacted=revision)
+        self._showing = asyncio.Lock()
+        #: The last row of each Device with desired values of the edge, and these.
+        self._desired: dict[str, dict[str, str]] = {}
+        self._rows: dict[str, Document] = {}
+
+    # What metamanager tells
+
+    async def show(self, resource: Resource, document: Document | None) -> None:
+        """A row is so now; None: it is gone."""
+        kind = by_edge_type(resource.type)
+        if kind not in _STORAGE:
+            return
+        key, path = _key(kind, resource), str(resource)
+        if kind is DEVICES and document is not None:
+            self._rows[path] = document
+        elif kind is DEVICES:
+            self._rows.pop(path, None)
+            self._desired.pop(path, None)
+        pending = self._writes.get(path) if kind in WRITABLE else None
+        shown = None if document is None else seen(document.to_dict(), self._desired.get(path, {}), pending)
+        async with self._showing:
+            await self._put(key, shown)
+
+    async def _put(self, key: Key, shown: Json | None) -> None:
+        present = self._objects.get(key)
+        if shown is None:
+            if present is not None:
+                await self._objects.remove(key, present)
+        elif present is None or _unversioned(present.to_dict()) != _unversioned(shown):
+            await self._objects.put(key, present, shown)
+
+    async def desired_here(self, resource: Resource, desired: Mapping[str, str]) -> None:
+        """The desired values of a device that were set at the edge and that the cloud has not taken: all of them."""
+        path = str(resource)
+        if desired:
+            self._desired[path] = dict(desired)
+        else:
+            self._desired.pop(path, None)
+        if (row := self._rows.get(path)) is not None:
+            await self.show(resource, row)
+
+    # kube.store.Store: reading
+
+    @property
+    def revision(self) -> int:
+        return self._objects.revision
+
+    def get(self, key: Key) -> Stored | None:
+        return self._objects.get(key)
+
+    def items(self, resource: str, namespace: str = "") -> list[Stored]:
+        return self._objects.items(resource, namespace)
+
+    async def items_at(self, resource: str, namespace: str, revision: int) -> list[Stored]:
+        return await self._objects.items_at(resource, namespace, revision)
+
+    async def watch(self, resource: str, since: int) -> Watch:
+        return await self._objects.watch(resource, since)
+
+    async def reached(self, revision: int, timeout: float) -> bool:
+        return await self._objects.reached(revision, timeout)
+
+    # kube.store.Store: writing
+
+    async def put(self, key: Key, expected: Stored | None, value: Json) -> Stored:
+        """Raises Stale, and ApiError where nothing was written."""
+        kind, resource = _writable(key)
+        if value["metadata"].get("deletionTimestamp"):
+            raise Forbidden(f"{kind.kind} {key.name} has finalizers, whose owners are in the cloud; delete it there")
+        async with self._turn(str(resource)):
+            if self._objects.get(key) is not expected:
+                raise Stale(key)
+            await self._write(resource, expected.to_dict() if expected is not None else None, value)
+        return self._objects.get(key) or Stored(key, self.revision, msgspec.json.encode(value))
+
+    async def remove(self, key: Key, expected: Stored, last: Json | None = None) -> Stored:
+        """Raises Stale, and ApiError where nothing was removed."""
+        _, resource = _writable(key)
+        async with self._turn(str(resource)):
+            if self._objects.get(key) is not expected:
+                raise Stale(key)
+            await self._writes.write(resource, None)
+        return Stored(key, self.revision, msgspec.json.encode(last) if last is not None else expected.raw)
+
+    async def _write(self, resource: Resource, old: Json | None, new: Json) -> None:
+        path = str(resource)
+        changed = _changed_desired(old, new)
+        if changed:
+            await self._set_desired(resource, changed)
+            self._desired[path] = self._desired.get(path, {}) | changed
+        pending = self._writes.get(path)
+        base = device_edits.properties(pending.base if pending is not None else old)
+        if old is None or not device_edits.same_definition(old, new) or changed.keys() - base.keys():
+            await self._writes.write(resource, _without_status(new))
+        if changed and (row := self._rows.get(path)) is not None:
+            await self.show(resource, row)
+
+
+def _writable(key: Key) -> tuple[ApiResource, Resource]:
+    kind = _ROWS.get(key.resource)
+    if kind not in WRITABLE or kind is None:
+        raise MethodNotAllowed(f"{key.resource} are not written at an edge node; ask the API server in the cloud")
+    return kind, paths.of(kind.edge_type, key.namespace, key.name)
+
+
+def _key(kind: ApiResource, resource: Resource) -> Key:
+    return Key(_STORAGE[kind], resource.api_namespace if kind.namespaced else "", resource.name)
+
+
+def _unversioned(obj: Json) -> Json:
+    return {**obj, "metadata": {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}}
+
+
+def _without_status(obj: Json) -> Json:
+    """What is written here: status and version are others' affair."""
+    return {key: value for key, value in obj.items() if key != "status"}
+
+
+def _changed_desired(old: Json | None, new: Json) -> dict[str, str]:
+    """Desired values that are set anew, of properties that were there."""
+    before = device_edits.properties(old)
+    found = {}
+    for name, one in device_edits.properties(new).items():
+        value = device_edits.desired_of(one)
+        if name in before and value is not None and value != device_edits.desired_of(before[name]):
+            found[name] = value
+    return found
+
+
+def seen(row: Json, desired: Mapping[str, str], pending: Pending | None) -> Json:
+    """An object as applications at the edge see it: what was set here counts, and what the cloud lacks is said."""
+    if desired:
+        spec = row.get("spec") or {}
+        listed = [_with_desired(one, desired.get(str(one.get("name")))) for one in spec.get("properties") or ()]
+        row = {**row, "spec": {**spec, "properties": listed}}
+    if pending is None:
+        return row
+    status = row.get("status") or {}
+    others = [one for one in status.get("conditions") or () if one.get("type") != "DefinitionAgreed"]
+    return {**row, "status": {**status, "conditions": [*others, _condition(pending)]}}
+
+
+def _with_desired(one: Json, value: str | None) -> Json:
+    return one if value is None else {**one, "desired": {**(one.get("desired") or {}), "value": value}}
+
+
+def _condition(pending: Pending) -> Json:
+    if pending.refused:
+        reason, message = "Refused", f"the cloud does not take what was written here: {pending.refused}"
+        return {"type": "DefinitionAgreed", "status": "False", "reason": reason, "message": message}
+    message = "written at the edge and not in the cloud yet"
+    return {"type": "DefinitionAgreed", "status": "Unknown", "reason": "Pending", "message": message}
