@@ -18,6 +18,7 @@ from edgehive.kit.clock import Clock
 from edgehive.kit.door import Visitor
 from edgehive.kit.http_request import BadRequest, Head, Headers
 from edgehive.kit.refusals import Refusals
+from edgehive.kit.shared_buffer import SharedBufferProtocol
 from edgehive.kit.tasks import spawn
 
 log = logging.getLogger("edgehive.http")
@@ -30,7 +31,7 @@ class TooLarge(Exception):
     """A body is larger than its reader takes."""
 
 
-class OneRequest(asyncio.Protocol):
+class OneRequest(SharedBufferProtocol):
     """Reads the head of a connection's first request and gives it to `take`, with what came after it."""
 
     def __init__(self, where: str, lost: asyncio.Event | None, refusals: Refusals) -> None:
@@ -56,7 +57,7 @@ class OneRequest(asyncio.Protocol):
         """The client's, which TLS has verified; empty without one."""
         return (self.transport.get_extra_info("peercert") if self.transport is not None else None) or {}
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.

@@ -12,6 +12,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from edgehive.kit.keepalive import expect_life_of
+from edgehive.kit.shared_buffer import SharedBufferProtocol
 from edgehive.kube.answers import Answer, AnswerReader, AnswerTooLarge, BadAnswer
 
 #: Requests at a time: more would only wait at the server, each behind a handshake of its own.
@@ -32,7 +33,7 @@ class Disconnected(ConnectionError):
         self.unheard = unheard
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(SharedBufferProtocol):
     """One request at a time."""
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.

@@ -13,6 +13,7 @@ from typing import cast
 from edgehive.beehive.message import Message
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.refusals import Refusals
+from edgehive.kit.shared_buffer import SharedBufferProtocol
 from edgehive.wire import codec, frames
 from edgehive.wire.frames import BrokenFrame, Frame
 from edgehive.wire.link import LinkClosed, Peer, ProtocolError
@@ -52,7 +53,7 @@ class Allowance:
         return max(0.0, -self._left / self._rate)
 
 
-class HubLink(asyncio.Protocol):
+class HubLink(SharedBufferProtocol):
     """See the file's head."""
 
     __slots__ = (
@@ -233,7 +234,7 @@ class HubLink(asyncio.Protocol):
             return False
         return True
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

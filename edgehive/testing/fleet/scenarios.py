@@ -26,6 +26,8 @@ KEEPALIVES, RENEWALS, PATCHES, WRITES = 50, 5, 5, 5
 PATIENCE = 60.0
 #: A lease is good for 40 s: longer than this none may be left alone.
 MAX_WITHOUT_LEASES = 25.0
+#: How long it is waited for that nobody writes to the nodes.
+MAX_TO_CALM = 300.0
 CONFIG_MAP = "fleet-settings"
 LEASE_RENEWAL = "lease renewal"
 
@@ -153,6 +155,9 @@ class Play:
         self._note_memory("registered")
 
     async def _idle(self) -> None:
+        if self._workload is not None and self._meter is not None:
+            # A control plane goes on writing to new nodes for minutes; that is not what a fleet at rest costs.
+            await self._api.nodes_left_alone(self._choice.settle, MAX_TO_CALM)
         await self._rest("steady", self._choice.seconds)
         # Now with keepalives alone: what one lease renewal costs is the difference.
         self._fleet.leases.pause(True)

@@ -111,6 +111,17 @@ class Workload:
             written = await self._client.create(CONFIG_MAPS, body, objects.NAMESPACE)
         return int(written.meta.resource_version)
 
+    async def nodes_left_alone(self, seconds: float, patience: float) -> bool:
+        """Wait until no Node has been written for so long; False when that does not come."""
+        before: list[str] = []
+        for _ in range(int(patience / seconds)):
+            now = [node.meta.resource_version for node in (await self._client.list(NODES)).items]
+            if now == before:
+                return True
+            before = now
+            await asyncio.sleep(seconds)
+        return False
+
     async def clean(self, nodes: Sequence[str], advance: Advance) -> None:
         """Remove the run's pods and ConfigMaps, then the nodes and their leases."""
         selector = f"{objects.LABEL}={self._run}"
