@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgehive.api.config.broker_address import Address
 from edgehive.api.config.durations import seconds
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -213,6 +214,19 @@ class EventBus(_Section, frozen=True):
     #: 0 the internal broker, 1 both, 2 the external one.
     mqtt_mode: Annotated[int, msgspec.Meta(ge=0, le=2)] = 2
     event_bus_tls: EventBusTls = msgspec.field(default_factory=EventBusTls, name="eventBusTLS")
+
+    def __post_init__(self) -> None:
+        if not self.enable:
+            return
+        if self.mqtt_mode <= 1:
+            internal = Address.parse(self.mqtt_server_internal, "mqttServerInternal")
+            if internal.secure and not self.event_bus_tls.enable:
+                raise ValueError(
+                    f"mqttServerInternal is {internal}, and the broker inside this node has no certificate; set "
+                    "eventBusTLS.enable and its files, or write tcp://"
+                )
+        if self.mqtt_mode >= 1:
+            Address.parse(self.mqtt_server_external, "mqttServerExternal")
 
 
 class MetaServer(_Section, frozen=True):

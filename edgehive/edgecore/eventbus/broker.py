@@ -1,7 +1,7 @@
 """The embedded MQTT broker: a mosquitto of our own, with a private configuration, started again whenever it ends.
 
-For `mqttMode` 0 and 1. It listens where the configuration says (Go's default is 127.0.0.1:1884) and keeps nothing on
-disk. TLS is for external brokers; this one serves the applications of its own node.
+For `mqttMode` 0 and 1. It listens where the configuration says (Go's default is 127.0.0.1:1884), with TLS at an `ssl://`
+address, and keeps nothing on disk.
 
 Go: edge/pkg/eventbus/mqtt/server.go
 """
@@ -14,13 +14,15 @@ import os
 import pwd
 import secrets
 import shutil
+import ssl
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from edgehive.edgecore.eventbus.address import Address
+from edgehive.api.config.broker_address import Address
 from edgehive.kit.backoff import Backoff
 
 log = logging.getLogger("edgehive.eventbus")
@@ -39,23 +41,43 @@ class BrokerMissing(Exception):
     """There is no broker to start; the text names the mend."""
 
 
-class Broker:
-    """One mosquitto on `address`; `password` "" admits everybody."""
+class BadCertificate(Exception):
+    """The broker cannot serve TLS; the text names the files."""
 
-    def __init__(self, address: Address, *, queue_size: int, username: str = "", password: str = "") -> None:
+
+class Certificate(NamedTuple):
+    """What the broker shows; both are files."""
+
+    certificate: Path
+    key: Path
+
+
+class Broker:
+    """One mosquitto on `address`; `password` "" admits everybody, `certificate` is for an `ssl://` address."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        queue_size: int,
+        username: str = "",
+        password: str = "",
+        certificate: Certificate | None = None,
+    ) -> None:
         self._address = address
         self._queue_size = queue_size
         self._username = username
         self._password = password
+        self._certificate = certificate
 
     async def run(self) -> None:
-        """Keep it running until cancelled; raises BrokerMissing."""
+        """Keep it running until cancelled; raises BrokerMissing or BadCertificate."""
         program = find()
         attempt = 0
         loop = asyncio.get_running_loop()
         with tempfile.TemporaryDirectory(prefix="edgehive-mosquitto-") as folder:
-            configuration = self._write(Path(folder))
             while True:
+                configuration = self._write(Path(folder))
                 started = loop.time()
                 async with _process(program, configuration) as process:
                     said = await _listen(process)
@@ -68,6 +90,8 @@ class Broker:
         files = {"mosquitto.conf": self.configuration(folder)}
         if self._username:
             files["passwords"] = f"{self._username}:{hashed(self._password)}\n"
+        if self._certificate is not None:
+            files |= _read(self._certificate)
         user = _becomes()
         for name, text in files.items():
             path = folder / name
@@ -93,7 +117,21 @@ class Broker:
         ]
         if self._username:
             lines.append(f"password_file {folder / 'passwords'}")
+        if self._certificate is not None:
+            lines += [f"certfile {folder / 'certificate'}", f"keyfile {folder / 'key'}", "tls_version tlsv1.2"]
         return "\n".join(lines) + "\n"
+
+
+def _read(pair: Certificate) -> dict[str, str]:
+    """The broker becomes a user who may not read them where they are."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pair.certificate, pair.key)
+        return {"certificate": pair.certificate.read_text(), "key": pair.key.read_text()}
+    except OSError as error:  # ssl.SSLError is one
+        raise BadCertificate(
+            f"modules.eventBus.eventBusTLS: the broker inside this node cannot serve TLS with {pair.certificate} and "
+            f"{pair.key}: {error}; make them readable, or write tcp:// in mqttServerInternal"
+        ) from error
 
 
 def find() -> str:

@@ -1,7 +1,8 @@
 """One broker as eventbus uses it: always subscribed, published to while it is there, read no faster than asked.
 
 Two MQTT clients, as the Go edge has them: one hears, one speaks, each under its own id, with clean sessions, so that a
-broker keeps nothing for a node that is gone. After a loss it connects again and subscribes to everything again.
+broker keeps nothing for a node that is gone. After a loss it connects again, subscribes to everything again and, by QoS
+1 and 2, publishes again what was not acknowledged: it may come twice, and is not lost.
 
 Go: edge/pkg/eventbus/mqtt/client.go
 """
@@ -19,8 +20,9 @@ from typing import Any
 import gmqtt
 from gmqtt.mqtt.constants import MQTTv311
 from gmqtt.mqtt.handler import MQTTConnectError
+from gmqtt.storage import PersistentStorage
 
-from edgehive.edgecore.eventbus.address import Address
+from edgehive.api.config.broker_address import Address
 from edgehive.edgecore.eventbus.broker import MESSAGE_LIMIT
 from edgehive.kit.backoff import Backoff
 
@@ -34,12 +36,16 @@ for _name in ("gmqtt.mqtt.protocol", "gmqtt.mqtt.utils", "gmqtt.mqtt.package"):
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 30
 RECONNECT = Backoff(first=0.5, factor=2.0, limit=15.0, jitter=0.3)
-#: Publications kept while the broker is away or slow; older ones make room.
+#: Publications kept while the broker is away or slow; older ones make room. Unacknowledged at once: as many.
 HELD_LIMIT = 1024
 #: Bytes that may wait in the socket's buffer before publications are held back.
 BUFFER_LIMIT = 1024 * 1024
 #: Publications heard and not yet taken; beyond, the broker is read no further until half of them are.
 INBOUND_LIMIT = 2048
+
+
+#: wire: from here on a broker's answer to a subscription is no.
+_REFUSED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,36 @@ class Account:
 class Publication:
     topic: str
     payload: bytes
+
+
+class _Unacknowledged(PersistentStorage):  # type: ignore[misc]
+    """Publications on their way, by packet number: gmqtt says which are sent and which the broker has."""
+
+    def __init__(self, acknowledged: Callable[[], None]) -> None:
+        super().__init__()
+        self._acknowledged = acknowledged
+        #: What is being published now.
+        self.sending: Publication | None = None
+
+    def push_message(self, mid: int, _packet: bytes) -> None:
+        # By QoS 2 the second half of the exchange comes with the same number.
+        self._messages.setdefault(mid, self.sending)
+
+    def remove_message_by_mid(self, mid: int) -> None:
+        super().remove_message_by_mid(mid)
+        self._acknowledged()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def take_all(self) -> list[Publication]:
+        """In the order they were sent."""
+        publications = list(self._messages.values())
+        self._messages.clear()
+        return publications
 
 
 class BrokerClient:
@@ -79,6 +115,7 @@ class BrokerClient:
         self._retain = retain
         self._dropped = dropped
         self._held: deque[Publication] = deque()
+        self._unacknowledged = _Unacknowledged(self._send_held)
         self._inbound: deque[Publication] = deque()
         self._arrived = asyncio.Event()
         self._paused = False
@@ -109,14 +146,13 @@ class BrokerClient:
         lost = asyncio.Event()
         number = secrets.randbelow(10**10)
         hearing = self._client(self._account.sub_id or f"hub-client-sub-{number:010}", lost)
-        speaking = self._client(self._account.pub_id or f"hub-client-pub-{number:010}", lost)
+        speaking = self._client(self._account.pub_id or f"hub-client-pub-{number:010}", lost, self._unacknowledged)
         hearing.on_message = self._heard
         try:
             for client in (hearing, speaking):
                 await self._connect(client)
             self._hearing, self._speaking = hearing, speaking
-            for topic in self._topics():
-                hearing.subscribe(topic, qos=self._qos)
+            await self._subscribe_all(hearing, lost)
             self.connected.set()
             log.info("connected to the broker %s", self._address)
             self._send_held()
@@ -130,11 +166,32 @@ class BrokerClient:
             self.connected.clear()
             self._hearing = self._speaking = None
             self._paused = False
+            self._take_back()
             for client in (hearing, speaking):
                 await _end(client)
 
-    def _client(self, id: str, lost: asyncio.Event) -> gmqtt.Client:
-        client = gmqtt.Client(id, clean_session=True, logger=_quiet)
+    async def _subscribe_all(self, hearing: gmqtt.Client, lost: asyncio.Event) -> None:
+        """Until the broker has acknowledged each: what is published from then on is heard."""
+        wanted: dict[int, str] = {}
+        done = asyncio.Event()
+
+        def acknowledged(_client: gmqtt.Client, number: int, granted: tuple[int, ...], _properties: Any) -> None:
+            topic = wanted.pop(number, "")
+            if topic and max(granted, default=_REFUSED) >= _REFUSED:
+                log.error("the broker %s does not let this node hear %s", self._address, topic)
+            if not wanted:
+                done.set()
+
+        hearing.on_subscribe = acknowledged
+        wanted |= {hearing.subscribe(topic, qos=self._qos): topic for topic in self._topics()}
+        async with asyncio.timeout(CONNECT_SECONDS), asyncio.TaskGroup() as either:
+            waits = [either.create_task(event.wait()) for event in (done, lost)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
+                task.cancel()
+
+    def _client(self, id: str, lost: asyncio.Event, storage: PersistentStorage | None = None) -> gmqtt.Client:
+        client = gmqtt.Client(id, clean_session=True, logger=_quiet, persistent_storage=storage)
         # Connecting again is ours: gmqtt would keep the session and forget what was subscribed meanwhile.
         client.set_config({"reconnect_retries": -2, "reconnect_delay": 0})
         if self._account.username:
@@ -156,10 +213,18 @@ class BrokerClient:
         """Now, or when the broker is there again."""
         if not self._held and self._send(publication):
             return
-        if len(self._held) >= HELD_LIMIT:
+        self._held.append(publication)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while len(self._held) > HELD_LIMIT:
             self._held.popleft()
             self._dropped()
-        self._held.append(publication)
+
+    def _take_back(self) -> None:
+        """The connection is over: what it had not acknowledged goes first in the next."""
+        self._held.extendleft(reversed(self._unacknowledged.take_all()))
+        self._make_room()
 
     def _send_held(self) -> None:
         while self._held and self._send(self._held[0]):
@@ -169,6 +234,9 @@ class BrokerClient:
         client = self._speaking
         if client is None or not client.is_connected or _transport(client).get_write_buffer_size() > BUFFER_LIMIT:
             return False
+        if len(self._unacknowledged) >= HELD_LIMIT:
+            return False
+        self._unacknowledged.sending = publication
         try:
             client.publish(publication.topic, publication.payload, qos=self._qos, retain=self._retain)
         except OverflowError:

@@ -10,16 +10,17 @@ Go: edge/pkg/eventbus
 import asyncio
 import logging
 import sqlite3
+from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from edgehive.api.config.broker_address import Address
 from edgehive.api.config.edgecore import EventBus as Config
 from edgehive.beehive.bus import Bus, MailboxFull, NoSuchModule
 from edgehive.beehive.message import Message
 from edgehive.beehive.module import Ready
-from edgehive.edgecore.eventbus.address import Address
-from edgehive.edgecore.eventbus.broker import Broker
+from edgehive.edgecore.eventbus.broker import Broker, Certificate
 from edgehive.edgecore.eventbus.client import Account, BrokerClient, Publication
 from edgehive.kit import metrics
 from edgehive.kit.clock import Clock, unix_millis
@@ -81,27 +82,39 @@ class EventBus:
         async with asyncio.TaskGroup() as tasks:
             if mode <= 1:
                 internal = Address.parse(config.mqtt_server_internal, "mqttServerInternal")
-                broker = Broker(
-                    internal, queue_size=config.mqtt_session_queue_size,
-                    username=config.mqtt_username, password=config.mqtt_password,
-                )  # fmt: skip
-                tasks.create_task(broker.run(), name="mosquitto")
-                self._attach(tasks, internal, self._account(None), config.mqtt_qos)
+                tasks.create_task(self._broker(internal).run(), name="mosquitto")
+                self._attach(tasks, internal, self._account(internal.secure), config.mqtt_qos)
             if mode >= 1:
                 external = Address.parse(config.mqtt_server_external, "mqttServerExternal")
                 # wire: a Go edge speaks to an external broker at least by QoS 1 (wire.md §6.6).
-                self._attach(tasks, external, self._account(external), max(1, config.mqtt_qos))
+                self._attach(
+                    tasks,
+                    external,
+                    self._account(external.secure or config.event_bus_tls.enable),
+                    max(1, config.mqtt_qos),
+                )
             ready()
             async for message in self._mailbox:
                 await self._take(message)
 
-    def _account(self, external: Address | None) -> Account:
+    def _broker(self, address: Address) -> Broker:
         config, tls = self._config, self._config.event_bus_tls
+        pair = Certificate(Path(tls.tls_mqtt_cert_file), Path(tls.tls_mqtt_private_key_file))
+        return Broker(
+            address,
+            queue_size=config.mqtt_session_queue_size,
+            username=config.mqtt_username,
+            password=config.mqtt_password,
+            certificate=pair if address.secure else None,
+        )
+
+    def _account(self, secure: bool) -> Account:
+        config = self._config
         context = None
-        if external is not None and (tls.enable or external.secure):
+        if secure:
             from edgehive.edgecore.eventbus.security import context_of
 
-            context = context_of(tls)
+            context = context_of(config.event_bus_tls)
         return Account(
             config.mqtt_sub_client_id, config.mqtt_pub_client_id, config.mqtt_username, config.mqtt_password, context
         )

@@ -1,4 +1,4 @@
-"""The TLS context for an external broker: it is verified, and sees this node's certificate where there is one.
+"""The TLS context for a broker: it is verified, and sees this node's certificate where there is one.
 
 Go: edge/pkg/eventbus/common/util (TLS)
 """

@@ -4,12 +4,14 @@ import asyncio
 import sqlite3
 import ssl
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import trustme
 
+from edgehive.api.config.broker_address import Address
 from edgehive.api.config.edgecore import EventBusTls
-from edgehive.edgecore.eventbus import broker
+from edgehive.edgecore.eventbus import broker, client
 from edgehive.testing.mqtt import application, free_port, mosquitto
 
 
@@ -151,6 +153,94 @@ async def test_eb4_what_is_published_while_the_broker_is_away_is_published_when_
                 assert heard == {b"0", b"1", b"2"}
 
 
+class Forgetful:
+    """A broker that takes publications and acknowledges them only when it is told to."""
+
+    def __init__(self) -> None:
+        self.acknowledging = False
+        self.taken: list[bytes] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def listen(self, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self.serve, "127.0.0.1", port)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        try:
+            while True:
+                kind, body = await packet(reader)
+                self._answer(kind, body, writer)
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    def _answer(self, kind: int, body: bytes, writer: asyncio.StreamWriter) -> None:
+        if kind >> 4 == 1:  # CONNECT
+            writer.write(bytes([0x20, 2, 0, 0]))
+        elif kind >> 4 == 8:  # SUBSCRIBE
+            writer.write(bytes([0x90, 3]) + body[:2] + b"\x01")
+        elif kind >> 4 == 3:  # PUBLISH
+            end = 2 + int.from_bytes(body[:2], "big")
+            self.taken.append(body[end + 2 :])
+            if self.acknowledging:
+                writer.write(bytes([0x40 if kind & 6 == 2 else 0x50, 2]) + body[end : end + 2])
+        elif kind >> 4 == 6:  # PUBREL
+            writer.write(bytes([0x70, 2]) + body[:2])
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+
+async def packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    kind, length, shift = (await reader.readexactly(1))[0], 0, 0
+    while True:
+        (digit,) = await reader.readexactly(1)
+        length, shift = length | (digit & 127) << shift, shift + 7
+        if digit < 128:
+            return kind, await reader.readexactly(length)
+
+
+async def until(met) -> None:
+    async with asyncio.timeout(20):
+        while not met():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_eb4_what_was_not_acknowledged_before_a_loss_is_published_again(start, port, qos):
+    forgetful = Forgetful()
+    async with await forgetful.listen(port), start(**external(port), mqtt_qos=qos) as edge:
+        await edge.connected()
+        for number in range(3):
+            await edge.tell("publish", "t", str(number))
+        await until(lambda: len(forgetful.taken) == 3)
+        forgetful.acknowledging = True
+        forgetful.cut()
+        await edge.tell("publish", "t", "3")
+        await until(lambda: len(forgetful.taken) == 7)
+        assert forgetful.taken == [b"0", b"1", b"2", b"0", b"1", b"2", b"3"]
+        await until(lambda: not len(edge.module._clients[0]._unacknowledged))
+        forgetful.cut()
+        await edge.connected()
+        await edge.tell("publish", "t", "4")
+        await until(lambda: forgetful.taken[7:])
+        assert forgetful.taken[7:] == [b"4"], "acknowledged ones are not"
+
+
+async def test_eb4_of_what_is_not_acknowledged_only_so_much_is_kept(start, port, monkeypatch):
+    monkeypatch.setattr(client, "HELD_LIMIT", 4)
+    forgetful = Forgetful()
+    async with await asyncio.start_server(forgetful.serve, "127.0.0.1", port), start(**external(port)) as edge:
+        await edge.connected()
+        for number in range(10):
+            await edge.tell("publish", "t", str(number))
+        await until(lambda: len(forgetful.taken) == 4)
+        forgetful.acknowledging = True
+        forgetful.cut()
+        await until(lambda: len(forgetful.taken) == 8)
+        assert forgetful.taken[4:] == [b"6", b"7", b"8", b"9"], "the newest"
+
+
 async def test_eb5_password_for_the_internal_broker(start, port):
     settings = {**internal(port), "mqtt_username": "edge", "mqtt_password": "s3cret: ü"}
     async with start(**settings) as edge:
@@ -191,6 +281,41 @@ async def test_eb5_tls_to_an_external_broker_is_verified(start, tmp_path, port, 
                 async with application(port, tls=context) as app:
                     app.publish("a/user/b", "x")
                     assert (await edge.next_of(edge.hub)).route.resource == "a/user/b"
+
+
+def certificate(folder: Path, name: str = "127.0.0.1") -> EventBusTls:
+    """A broker's certificate and the authority it is of."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(name)
+    issued.cert_chain_pems[0].write_to_path(folder / "server.crt")
+    issued.private_key_pem.write_to_path(folder / "server.key")
+    authority.cert_pem.write_to_path(folder / "ca.crt")
+    return EventBusTls(
+        enable=True,
+        tls_mqtt_ca_file=str(folder / "ca.crt"),
+        tls_mqtt_cert_file=str(folder / "server.crt"),
+        tls_mqtt_private_key_file=str(folder / "server.key"),
+    )
+
+
+async def test_eb5_the_internal_broker_speaks_tls_where_its_address_says_so(start, tmp_path, port):
+    tls = certificate(tmp_path)
+    async with start(mqtt_mode=0, mqtt_server_internal=f"ssl://127.0.0.1:{port}", event_bus_tls=tls) as edge:
+        await edge.connected()
+        context = ssl.create_default_context(cafile=tls.tls_mqtt_ca_file)
+        async with application(port, tls=context) as app:
+            app.publish("a/user/b", "x")
+            assert (await edge.next_of(edge.hub)).route.resource == "a/user/b"
+        with pytest.raises((OSError, TimeoutError)):  # without TLS nobody is heard
+            async with asyncio.timeout(1), application(port):
+                pass
+
+
+async def test_eb5_a_certificate_that_is_not_there_is_named(tmp_path, port):
+    missing = broker.Certificate(tmp_path / "none.crt", tmp_path / "none.key")
+    served = broker.Broker(Address("127.0.0.1", port, True), queue_size=1, certificate=missing)
+    with pytest.raises(broker.BadCertificate, match=r"cannot serve TLS with .*none\.crt and .*none\.key: .*readable"):
+        await served.run()
 
 
 async def test_eb6_what_is_unsubscribed_is_not_heard_and_does_not_come_back(start, tmp_path, port):

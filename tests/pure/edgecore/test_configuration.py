@@ -90,3 +90,34 @@ def test_durations(text, expected):
 def test_bad_durations(text):
     with pytest.raises(ValueError, match="is no duration"):
         seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            "mqttServerExternal: 127.0.0.1:mqtt",
+            "mqttServerExternal is '127.0.0.1:mqtt'; write tcp://host:1883, or ssl://",
+        ),
+        (
+            "mqttServerExternal: ws://127.0.0.1:8080",
+            "mqttServerExternal is 'ws://127.0.0.1:8080'; write tcp://host:1883",
+        ),
+        ("mqttMode: 0, mqttServerInternal: 'tcp://'", "mqttServerInternal is 'tcp://'; write tcp://host:1883"),
+        (
+            "mqttMode: 0, mqttServerInternal: 'ssl://127.0.0.1:8884'",
+            "mqttServerInternal is ssl://127.0.0.1:8884, and the broker inside this node has no certificate; set "
+            "eventBusTLS.enable and its files, or write tcp://",
+        ),
+    ],
+)
+def test_an_address_of_a_broker_is_checked_when_the_file_is_read(settings: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"modules: {{eventBus: {{enable: true, {settings}}}}}", EdgeCore)
+    assert sentence in str(caught.value)
+    assert "modules.eventBus" in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", ["enable: false, mqttServerExternal: nonsense://", "mqttServerInternal: ''"])
+def test_an_address_nobody_uses_is_not_checked(settings: str) -> None:
+    parse(f"modules: {{eventBus: {{{settings}}}}}", EdgeCore)

@@ -23,7 +23,7 @@ class Address(NamedTuple):
         except ValueError:
             port = 0
         if parts.scheme not in _PORTS or not parts.hostname or not port:
-            raise ValueError(f"modules.eventBus.{key} is {text!r}; write tcp://host:1883, or ssl://host:8883 for TLS")
+            raise ValueError(f"{key} is {text!r}; write tcp://host:1883, or ssl://host:8883 for TLS")
         return cls(parts.hostname, port, parts.scheme in _SECURE)
 
     def __str__(self) -> str:
