@@ -1,9 +1,13 @@
-"""One MQTT connection for pushing readings: made when the first is pushed, remade after a loss. Needs gmqtt."""
+"""One MQTT connection of a mapper: made when something is published or listened to, remade after a loss.
+
+Needs gmqtt.
+"""
 
 import asyncio
 import logging
 import secrets
 import ssl
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,29 +28,49 @@ class MqttFailed(Exception):
 
 
 class MqttClient:
-    """`address` is a broker's, as `tcp://host:1883`, `ssl://host:8883` or `host:1883`."""
+    """`address` is a broker's, as `tcp://host:1883`, `ssl://host:8883` or `host:1883`; `heard` gets what is published
+    to `topics` while there is a connection."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self, address: str, *, topics: Sequence[str] = (), heard: Callable[[str, bytes], None] | None = None
+    ) -> None:
         self._address = address
+        self._topics = topics
+        self._heard = heard
         self._client: gmqtt.Client | None = None
+        self._lost = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     async def publish(self, topic: str, payload: bytes, qos: int, retained: bool) -> None:
         """Hand it to the connection, which repeats it while it stands if the QoS says so; raises MqttFailed."""
-        client = self._client
-        if client is None or not client.is_connected:
-            client = self._client = await self._connect()
+        client = await self._connected()
         client.publish(topic, payload, qos=min(max(qos, 0), 2), retain=retained)
+
+    async def listen(self) -> None:
+        """Return when the connection is lost; raises MqttFailed when there is none."""
+        await self._connected()
+        await self._lost.wait()
 
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.disconnect()
 
+    async def _connected(self) -> gmqtt.Client:
+        async with self._turn:
+            if self._client is None or not self._client.is_connected:
+                self._client = await self._connect()
+            return self._client
+
     async def _connect(self) -> gmqtt.Client:
         await self.close()
         place = urlsplit(self._address if "://" in self._address else f"tcp://{self._address}")
         client = gmqtt.Client(f"mapper-{secrets.token_hex(6)}", clean_session=True, logger=_quiet)
-        client.set_config({"reconnect_retries": 0})
+        # Connecting again is ours: gmqtt would do it once, and forget what was subscribed.
+        client.set_config({"reconnect_retries": -2})
+        lost = self._lost = asyncio.Event()
+        client.on_disconnect = lambda *_: lost.set()
+        client.on_message = self._hear
         if not place.hostname:
             raise MqttFailed(f"address {self._address!r} names no broker; write it as tcp://host:1883")
         secure = place.scheme in ("ssl", "tls", "mqtts", "tcps")
@@ -58,4 +82,11 @@ class MqttClient:
                 )
         except (OSError, TimeoutError, MQTTConnectError) as error:
             raise MqttFailed(str(error) or "no answer in time") from error
+        for topic in self._topics:
+            client.subscribe(topic, qos=1)
         return client
+
+    def _hear(self, _client: Any, topic: str, payload: bytes, _qos: int, _properties: Any) -> int:
+        if self._heard is not None:
+            self._heard(topic, bytes(payload))
+        return 0

@@ -1,0 +1,318 @@
+"""Actions, schedules and the watcher of one device at work. It outlives connections: a schedule that was interrupted
+goes on with what is left of it when the device is back, and topics are heard meanwhile.
+
+An action of a property that can be written writes what is desired, or else the visitor's `defaultValue`; one of a
+property that cannot be written reads it. Actions that are to be performed immediately are so at each
+connection, as a device that was switched off has forgotten what it was told.
+
+Go: mappers/bluetooth_mapper/{scheduler,watcher,action_manager} (until 1.7)
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from edgehive.kit.clock import Clock, SystemClock, unix_millis
+from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.mapper import Value, Visitor
+from edgehive.mapper.values import exact
+from edgehive.mappers.bluetooth.conversion import Place, converter_of, data_of, listed, place_of, uuid_of
+from edgehive.mappers.bluetooth.gatt import Gatt
+from edgehive.mappers.bluetooth.radio import said
+from edgehive.mappers.bluetooth.rules import (
+    Action,
+    Operation,
+    Schedule,
+    actions_of,
+    broker_of,
+    names_of,
+    rules_of,
+    schedules_of,
+    watched_of,
+    written_by,
+)
+from edgehive.mappers.bluetooth.topics import RuntimeTopics, require_id
+
+log = logging.getLogger("edgehive.mapper")
+
+#: Seconds one action may take, and those after a connection in which a property is waited for.
+DEADLINE, PATIENCE = 10.0, 5.0
+#: Seconds it goes on without a device that opens it again: more than the longest pause between two attempts.
+LINGER = 120.0
+
+
+class Automation:
+    """Get one by `of`; `config` is the device's, with its `configFile`."""
+
+    #: By device.
+    kept: ClassVar[dict[str, "Automation"]] = {}
+
+    def __init__(self, id: str, config: Mapping[str, Any], clock: Clock) -> None:
+        self.config = config
+        self._id = id
+        self._clock = clock
+        self._rules = rules_of(config)
+        self._topics = _topics(config, self._obey)
+        self._visitors: dict[str, Visitor] = {}
+        self._desired: dict[str, Value] = {}
+        self._learned = asyncio.Event()
+        self._gatt: Gatt | None = None
+        self._connected = asyncio.Event()
+        self._connected_at = 0.0
+        self._users = 0
+        self._work: asyncio.Task[None] | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    @classmethod
+    def of(cls, id: str, config: Mapping[str, Any], clock: Clock | None = None) -> "Automation":
+        """The device's, with what it was told at its topics if its configuration is the same; raises ValueError."""
+        found = cls.kept.get(id)
+        if found is not None and found._users:
+            raise ValueError(f"another device of this mapper has the deviceID {id!r} too")
+        if found is None or found.config != config:
+            new = cls(id, config, clock or SystemClock())
+            if found is not None:
+                found.end()
+            found = cls.kept[id] = new
+            found._work = spawn(found._run(), name=f"{id} automation")
+        found._users += 1
+        return found
+
+    def release(self) -> None:
+        """The device is closed, and may be opened again."""
+        self._users -= 1
+        asyncio.get_running_loop().call_later(LINGER, self._end_if_unused)
+
+    def end(self) -> None:
+        """Stop soon."""
+        self._forget()
+        if self._work is not None:
+            self._work.cancel()
+
+    async def close(self) -> None:
+        """Stop."""
+        self._forget()
+        await cancel_and_join(self._work)
+
+    def attach(self, gatt: Gatt) -> None:
+        """The device is there."""
+        self._gatt, self._connected_at = gatt, asyncio.get_running_loop().time()
+        self._connected.set()
+        if self._tasks is not None:
+            self._tasks.create_task(self._perform_immediately(gatt), name=f"{self._id} immediate actions")
+
+    def detach(self) -> None:
+        """The device is lost, or closed."""
+        self._gatt = None
+        self._connected.clear()
+
+    def learn(self, visitor: Visitor) -> None:
+        """The device has this property."""
+        self._visitors[visitor.property.casefold()] = visitor
+        self._learned.set()
+
+    async def desire(self, gatt: Gatt, visitor: Visitor, value: Value) -> bool:
+        """Perform the actions of a watched property; False: it is not watched. Raises ValueError or OSError."""
+        self._desired[visitor.property.casefold()] = value
+        watched = self._rules.watched.get(visitor.property.casefold())
+        if watched is None:
+            return False
+        for name in watched.actions:
+            await self._perform(gatt, self._rules.action(name, f"watcher of {watched.property!r}"))
+        return True
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                if self._topics is not None:
+                    self._tasks.create_task(self._topics.run(), name=f"{self._id} topics")
+                for schedule in self._rules.schedules.values():
+                    self._start(schedule)
+                if self._gatt is not None:
+                    self._tasks.create_task(self._perform_immediately(self._gatt), name=f"{self._id} immediate actions")
+                await asyncio.Event().wait()
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self.kept.get(self._id) is self:
+            del self.kept[self._id]
+
+    def _end_if_unused(self) -> None:
+        if not self._users:
+            self.end()
+
+    # What is told at the topics
+
+    async def _obey(self, command: str, told: Any) -> None:
+        """Raises ValueError, and has changed nothing then."""
+        if command == "watcher/create":
+            self._rules.watched = watched_of(told, self._rules)
+        elif command == "action-manager/create":
+            await self._create_actions(told)
+        elif command == "action-manager/delete":
+            _delete(self._rules.actions, told, "action")
+        elif command == "scheduler/create":
+            for key, schedule in schedules_of(told, self._rules).items():
+                self._rules.schedules[key] = schedule
+                self._start(schedule)
+        else:
+            for key in _delete(self._rules.schedules, told, "schedule"):
+                self._running.pop(key).cancel()
+        log.info("%s: %s is done", self._id, command)
+
+    async def _create_actions(self, told: Any) -> None:
+        actions = actions_of(told)
+        self._rules.actions.update(actions)
+        if self._gatt is not None:
+            await self._perform_these(self._gatt, [item for item in actions.values() if item.perform_immediately])
+
+    # Schedules
+
+    def _start(self, schedule: Schedule) -> None:
+        """In the place of the one with its name, from the beginning."""
+        assert self._tasks is not None
+        key = schedule.name.casefold()
+        if key in self._running:
+            self._running[key].cancel()
+        self._running[key] = self._tasks.create_task(self._keep(schedule), name=f"{self._id} {schedule.name}")
+
+    async def _keep(self, schedule: Schedule) -> None:
+        loop = asyncio.get_running_loop()
+        due, rounds = loop.time(), 0
+        while not schedule.occurrence_limit or rounds < schedule.occurrence_limit:
+            await asyncio.sleep(due - loop.time())
+            for name in schedule.actions:
+                await self._perform_scheduled(schedule, name)
+            rounds += 1
+            # Rounds that were missed are not made up for in a hurry.
+            due = max(due + schedule.seconds, loop.time())
+        log.info("%s: schedule %s is through with %d rounds", self._id, schedule.name, rounds)
+
+    async def _perform_scheduled(self, schedule: Schedule, name: str) -> None:
+        """Once, and when the device is lost meanwhile, again after it is back."""
+        while True:
+            await self._connected.wait()
+            gatt = self._gatt
+            if gatt is None:
+                continue
+            result, fault = "", ""
+            try:
+                result = await self._perform(gatt, self._rules.action(name, f"schedule {schedule.name!r}"))
+            except (OSError, EOFError):
+                self._is_lost(gatt)
+                continue
+            except Exception as error:  # whatever the device or bleak comes up with is this action's failure
+                fault = said(error)
+            self._tell(name, result, fault)
+            return
+
+    def _is_lost(self, gatt: Gatt) -> None:
+        """The mapper will find out, too, and open the device again."""
+        if self._gatt is gatt:
+            self.detach()
+
+    def _tell(self, name: str, result: str, fault: str) -> None:
+        told = {"EventName": name, "TimeStamp": unix_millis(self._clock.now()), "EventResult": result}
+        if fault:
+            told["EventError"] = fault
+            log.warning("%s: action %s: %s", self._id, name, fault)
+        if self._topics is not None:
+            self._topics.say("scheduler/result", told)
+
+    # Actions
+
+    async def _perform_immediately(self, gatt: Gatt) -> None:
+        await self._perform_these(gatt, [item for item in self._rules.actions.values() if item.perform_immediately])
+
+    async def _perform_these(self, gatt: Gatt, actions: list[Action]) -> None:
+        for action in actions:
+            try:
+                await self._perform(gatt, action)
+            except (OSError, EOFError):
+                self._is_lost(gatt)
+                return
+            except Exception as error:  # whatever the device or bleak comes up with is this action's failure
+                log.warning("%s: action %s: %s", self._id, action.name, said(error))
+                if self._topics is not None:
+                    self._topics.say("error", {"action": action.name, "error": said(error)})
+
+    async def _perform(self, gatt: Gatt, action: Action) -> str:
+        """What was read or written, as text; raises ValueError or OSError."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                if action.operation is not None:
+                    return await _operate(gatt, action.operation)
+                visitor = await self._visitor(action.property)
+                if visitor.writable:
+                    desired = self._desired.get(visitor.property.casefold())
+                    data = data_of(visitor, _default(visitor) if desired is None else desired)
+                    await gatt.write(place_of(visitor.config), data)
+                    return _text(data)
+                return _reading(visitor, await gatt.read(place_of(visitor.config)))
+        except TimeoutError:
+            raise ValueError(f"the device did not answer within {DEADLINE:g} s") from None
+
+    async def _visitor(self, name: str) -> Visitor:
+        """Soon after a connection, properties become known as they are read."""
+        try:
+            async with asyncio.timeout_at(self._connected_at + PATIENCE):
+                while name.casefold() not in self._visitors:
+                    self._learned.clear()
+                    await self._learned.wait()
+        except TimeoutError:
+            known = listed(sorted(item.property for item in self._visitors.values()))
+            raise ValueError(f"the device has no property {name!r}; it has: {known}") from None
+        return self._visitors[name.casefold()]
+
+
+def _topics(config: Mapping[str, Any], obey: Any) -> RuntimeTopics | None:
+    broker, id = broker_of(config), str(config.get("deviceID", ""))
+    if not broker:
+        return None
+    require_id(id)
+    return RuntimeTopics(broker, id, obey)
+
+
+def _delete(items: dict[str, Any], told: Any, what: str) -> list[str]:
+    """The keys that were; raises ValueError, and deletes nothing, where one is not there."""
+    names = names_of(told)
+    for name in names:
+        if name.casefold() not in items:
+            raise ValueError(
+                f"there is no {what} {name!r}; there are: {listed([item.name for item in items.values()])}"
+            )
+    keys = list(dict.fromkeys(name.casefold() for name in names))
+    for key in keys:
+        del items[key]
+    return keys
+
+
+async def _operate(gatt: Gatt, operation: Operation) -> str:
+    place, data = Place(uuid_of(operation.characteristic_uuid, "characteristic-uuid")), written_by(operation)
+    if data is None:
+        return _text(await gatt.read(place))
+    await gatt.write(place, data)
+    return _text(data)
+
+
+def _default(visitor: Visitor) -> Value:
+    told = visitor.config.get("defaultValue")
+    if told is None:
+        raise ValueError(f"property {visitor.property!r} has no defaultValue in its visitor that could be written")
+    try:
+        return exact(visitor.type, told)
+    except ValueError as error:
+        raise ValueError(f"the defaultValue of property {visitor.property!r} {error}") from None
+
+
+def _reading(visitor: Visitor, data: bytes) -> str:
+    """As the 2019 mapper wrote it: a number with six digits behind the point, or the bytes as text."""
+    converter = converter_of(visitor.config)
+    return _text(data) if converter is None else f"{converter.number(data):f}"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
