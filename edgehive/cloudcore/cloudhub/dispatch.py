@@ -179,7 +179,9 @@ def destination(message: Message) -> str:
     if route.operation in ("prepull", "upgrade", Operation.UPDATE_NODE_ACTION_STATUS):
         return CloudModule.TASK_MANAGER
     if route.source == Source.META_SERVER:
-        return CloudModule.DYNAMIC_CONTROLLER
+        # Ours: what an edge wrote of devices; everything else is an Application.
+        edit = route.operation == Operation.PATCH
+        return CloudModule.DEVICE_CONTROLLER if edit else CloudModule.DYNAMIC_CONTROLLER
     if route.source == Source.TWIN:
         return CloudModule.DEVICE_CONTROLLER
     return "" if route.source in CLOUD_ONLY_SOURCES else CloudModule.EDGE_CONTROLLER

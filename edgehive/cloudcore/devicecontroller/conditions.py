@@ -34,11 +34,15 @@ MESSAGE_LIMIT = 1024
 
 
 class ConditionType(StrEnum):
-    """`Accepted`: its node is told of it. `ReportsValid`: what it reports fits its model."""
+    """`Accepted`: its node is told of it. `ReportsValid`: what it reports fits its model.
+
+    `DesiredAgreed`, `DefinitionAgreed`: nothing lost that was set on both sides (decisions 0021 and 0023).
+    """
 
     ACCEPTED = "Accepted"
     REPORTS_VALID = "ReportsValid"
     DESIRED_AGREED = "DesiredAgreed"
+    DEFINITION_AGREED = "DefinitionAgreed"
 
 
 class Finding(NamedTuple):

@@ -8,6 +8,7 @@ from edgehive.api.document import Document
 from edgehive.cloudcore.devicecontroller.conditions import Conditions, ConditionType, Finding
 from edgehive.cloudcore.devicecontroller.desired_values import DesiredValues
 from edgehive.cloudcore.devicecontroller.device_faults import faults_of
+from edgehive.cloudcore.devicecontroller.edge_edits import EdgeEdits
 from edgehive.cloudcore.devicecontroller.status_writer import News, StatusWriter
 from edgehive.cloudcore.objectsync import DeliveryRecords
 from edgehive.cloudcore.placement import BY_MODEL, BY_NODE, model_key
@@ -32,6 +33,7 @@ class DeviceContext:
     statuses: StatusWriter
     conditions: Conditions
     desired: DesiredValues
+    edits: EdgeEdits
     clock: Clock
     #: Of several cloudcores the leader makes statuses and judges devices.
     standing: Standing

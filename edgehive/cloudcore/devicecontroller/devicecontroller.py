@@ -19,6 +19,7 @@ from edgehive.cloudcore.devicecontroller.conditions import Conditions
 from edgehive.cloudcore.devicecontroller.confirmations import Confirmations
 from edgehive.cloudcore.devicecontroller.context import DeviceContext
 from edgehive.cloudcore.devicecontroller.desired_values import DesiredValues
+from edgehive.cloudcore.devicecontroller.edge_edits import EdgeEdits, edits_first
 from edgehive.cloudcore.devicecontroller.reports import Reports, refusal_finding
 from edgehive.cloudcore.devicecontroller.status_writer import StatusWriter
 from edgehive.cloudcore.flows import FlowEngine, flows_of
@@ -77,13 +78,14 @@ class DeviceController:
             refusals = Refusals("devicecontroller", log, self._deps.registry)
             self._reports = Reports(context, refusals, confirmations, engine.send)
             group.create_task(confirmations.run(), name="confirmations")
+            group.create_task(context.edits.run(engine.send), name="edits of the edge")
             group.create_task(context.statuses.run(), name="device statuses")
             group.create_task(context.conditions.run(), name="conditions of devices")
             group.create_task(_take_over(context), name="judge devices as leader")
             group.create_task(_tell_held_back(context, engine), name="devices held back")
             # A cluster that has not the kinds, and does not let them be made, is served as far as it goes.
             ready()
-            await engine.run(self._mailbox, lambda: None, self._reports.take)
+            await engine.run(self._mailbox, lambda: None, edits_first(context.edits, self._reports.take))
 
     def _context(self, recorder: Recorder) -> DeviceContext:
         client, clock = self._deps.client, self._deps.clock
@@ -106,6 +108,7 @@ class DeviceController:
             statuses,
             conditions,
             desired,
+            EdgeEdits(client, clock, conditions, self._deps.standing, devices=self._devices),
             clock,
             self._deps.standing,
         )

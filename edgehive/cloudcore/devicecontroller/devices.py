@@ -36,6 +36,7 @@ def devices_down(change: Change, context: DeviceContext) -> Iterator[Result]:
         yield from _leave(change.document, node_of(change.document), context)
         context.statuses.forget(DeviceId(*change.key))
         context.desired.forget(change.document)
+        context.edits.forget(change.document)
         return
     device = new.read(Device)
     node = device.spec.node_name
@@ -51,6 +52,7 @@ def devices_down(change: Change, context: DeviceContext) -> Iterator[Result]:
         yield from _change(old, new, node, context)
         if context.standing.owns(node):
             context.desired.settle(new)
+            context.edits.settle(old, new)
     context.judge(new, device)
 
 

@@ -28,6 +28,7 @@ from edgehive.cloudcore.devicecontroller.twin_news import Slot, Value, values_of
 from edgehive.kit.refusals import Refusals
 from edgehive.wire import devices as wire
 from edgehive.wire import resource as paths
+from edgehive.wire.device_edits import CREATED_ANNOTATION
 from edgehive.wire.devices import DeviceId, ReportKind, ReportPath, TwinUpdate
 from edgehive.wire.names import Operation, Path
 
@@ -125,7 +126,7 @@ class Reports:
             said = f"node {report.node}: the report of device {report.device} cannot be read: {error}"
             self._refuse(message, report.node, "malformed", said, about=f"{report.node} {report.device}")
             return
-        if uid and uid != device.meta.uid:
+        if uid and uid not in (device.meta.uid, (device.meta.annotations or {}).get(CREATED_ANNOTATION)):
             said = f"node {report.node} reports of an earlier device {report.device}"
             self._refuse(message, report.node, "earlier life", said, about=f"{report.node} {report.device}")
             return

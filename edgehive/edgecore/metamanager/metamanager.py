@@ -45,6 +45,7 @@ from edgehive.wire.resource import Resource
 
 if TYPE_CHECKING:
     from edgehive.edgecore.metamanager.edge_store import EdgeStore
+    from edgehive.edgecore.metamanager.metaserver import MetaServer
 
 log = logging.getLogger("edgehive.metamanager")
 
@@ -64,10 +65,10 @@ _EDGE_SOURCES = frozenset(EdgeModule) | {"metaserver"}
 
 @dataclass(frozen=True, slots=True)
 class LocalApi:
-    """Where MetaServer listens, and the base URL of the node's own kubelet API ("" for none)."""
+    """Where MetaServer listens (host "": nowhere), and the base URL of the node's own kubelet API ("" for none)."""
 
-    host: str
-    port: int
+    host: str = ""
+    port: int = 0
     kubelet: str = ""
 
 
@@ -103,8 +104,10 @@ class MetaManager:
         self._questions = Questions(self._store, self._keep_queried, self._cloud, clock)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._client = client
-        self._local_api = local_api
+        self._local_api_at = local_api
         self._shown: EdgeStore | None = None
+        #: Once the module runs, and where one is configured.
+        self.local_api: MetaServer | None = None
         self._writes = EdgeWrites(
             self._store, self._cloud, clock, tell=self._tell_twin, happened=self._happened, turn=self._turn
         )
@@ -132,8 +135,8 @@ class MetaManager:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._replay_unanswered(), name="replay")
                 tasks.create_task(self._writes.run(), name="written at the edge")
-                if self._local_api is not None:
-                    await self._serve(self._local_api, tasks)
+                if self._local_api_at is not None:
+                    await self._serve(self._local_api_at, tasks)
                 ready()
                 async for message in self._mailbox:
                     await self._admit(message, tasks)
@@ -150,8 +153,9 @@ class MetaManager:
             await store.show(resource, document)
         self._store.changed, self._shown = store.show, store
         tasks.create_task(self._ask_desired(), name="desired values set here")
-        server = MetaServer(store, self._clock, self._node, kubelet=at.kubelet)
-        tasks.create_task(server.run(at.host, at.port), name="MetaServer")
+        self.local_api = MetaServer(store, self._clock, self._node, kubelet=at.kubelet)
+        if at.host:
+            tasks.create_task(self.local_api.run(at.host, at.port), name="MetaServer")
 
     async def _admit(self, message: Message, tasks: asyncio.TaskGroup) -> None:
         notice = read_connection_notice(message)

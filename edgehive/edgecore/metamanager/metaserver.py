@@ -34,6 +34,7 @@ from edgehive.kube.server.crd_names import Claims, judged
 from edgehive.kube.server.crds import versions_of
 from edgehive.kube.server.identity import AUTHENTICATED, MASTERS, AllowAll, User
 from edgehive.kube.server.kubelets import Kubelets
+from edgehive.kube.server.local import LocalClient
 from edgehive.kube.server.metrics_api import MetricsApi
 from edgehive.kube.server.options import Call, DeleteOptions, ListOptions, Page
 from edgehive.kube.server.rest import Rest, RestParts
@@ -167,6 +168,10 @@ class MetaServer:
         self._node = node
         self._kubelet = kubelet
         self._api = EdgeApi(store, catalog_of_node(), clock, node)
+
+    def client(self) -> LocalClient:
+        """The same without HTTP, for who is in this process."""
+        return LocalClient(self._api, _EVERYBODY)
 
     @asynccontextmanager
     async def serving(self, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
