@@ -98,6 +98,21 @@ async def test_a_desired_change_reaches_the_mapper_and_nothing_is_told_twice(edg
     assert mapper.calls.empty()
 
 
+async def test_a_value_set_at_the_edge_reaches_the_mapper_at_once(edge, mapper, door):
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    await mapper.register(door)
+    await edge.update(t={"expected": {"value": "5"}})
+    name, request = await mapper.called()
+    assert (name, request.device.spec.properties[0].desired.value) == ("UpdateDevice", "5")
+    # When the cloud has taken it over, and shows it, that is no news.
+    await edge.put("d", t="5")
+    await edge.put("d", t="6")
+    name, request = await mapper.called()
+    assert (name, request.device.spec.properties[0].desired.value) == ("UpdateDevice", "6")
+    assert mapper.calls.empty()
+
+
 async def test_models_come_and_go_with_their_devices(edge, mapper, door):
     await mapper.register(door)
     await edge.put_model("m", t="INT")
