@@ -67,9 +67,16 @@ def local_api_of(config: EdgeCore) -> "LocalApi":
 
     authorized = config.feature_gates.get("requireAuthorization", False)
     host, port = address(config.modules.meta_manager.meta_server.server, authorized=authorized)
-    edged = config.modules.edged
-    kubelet = f"http://127.0.0.1:{edged.tailored_kubelet_config.read_only_port}" if edged.enable else ""
+    edged_host, edged_port = _kubelet_api(config)
+    kubelet = f"http://{edged_host}:{edged_port}" if config.modules.edged.enable and edged_port else ""
     return LocalApi(host, port, kubelet)
+
+
+def _kubelet_api(config: EdgeCore) -> tuple[str, int]:
+    """Where edged serves the kubelet API to this machine."""
+    door = config.modules.edged.tailored_kubelet_config
+    everywhere = door.address in ("", "0.0.0.0", "::")  # noqa: S104
+    return "127.0.0.1" if everywhere else door.address, door.read_only_port
 
 
 def _metamanager(deps: EdgeDeps) -> Module:
@@ -149,8 +156,6 @@ def _edgestream(deps: EdgeDeps) -> Module:
 
     modules = deps.config.modules
     section, hub, edged = modules.edge_stream, modules.edge_hub, modules.edged
-    door = edged.tailored_kubelet_config
-    everywhere = door.address in ("", "0.0.0.0", "::")  # noqa: S104
     files = TunnelFiles.of(
         section.tls_tunnel_ca_file, section.tls_tunnel_cert_file, section.tls_tunnel_private_key_file
     )
@@ -160,7 +165,7 @@ def _edgestream(deps: EdgeDeps) -> Module:
         node_ip=edged.node_ip,
         # Those of the hub where the tunnel has none of its own.
         files=(files, TunnelFiles.of(hub.tls_ca_file, hub.tls_cert_file, hub.tls_private_key_file)),
-        kubelet=("127.0.0.1" if everywhere else door.address, door.read_only_port),
+        kubelet=_kubelet_api(deps.config),
         handshake_timeout=section.handshake_timeout,
         registry=deps.registry,
     )

@@ -152,9 +152,11 @@ class _Door:
         try:
             if await self._shake_hands(visitor.protocol, connection, where):
                 stays_until = 0.0
-                loop.call_later(self._strangers.headers_seconds, self._demand_headers, visitor, where)
+                demand = loop.call_later(self._strangers.headers_seconds, self._demand_headers, visitor, where)
                 if lost is not None:
                     await lost.wait()
+                    # Or it would hold the connection's memory as long.
+                    demand.cancel()
         finally:
             if stays_until > loop.time():
                 loop.call_at(stays_until, self._forget, where)
