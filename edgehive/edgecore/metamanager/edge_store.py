@@ -7,6 +7,7 @@ readers told, before it shows.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -28,11 +29,14 @@ from edgehive.api.registry import (
 )
 from edgehive.edgecore.metamanager.edge_writes import EdgeWrites
 from edgehive.edgecore.metamanager.edits import Pending
-from edgehive.kube.errors import Forbidden, MethodNotAllowed, qualified
+from edgehive.kube.errors import ApiError, Forbidden, MethodNotAllowed, qualified
+from edgehive.kube.patch import apply_strategic
 from edgehive.kube.store import Key, Stale, Stored, VersionedStore, Watch
 from edgehive.wire import device_edits
 from edgehive.wire import resource as paths
 from edgehive.wire.resource import Resource
+
+log = logging.getLogger("edgehive.metaserver")
 
 Json = dict[str, Any]
 
@@ -93,6 +97,23 @@ class EdgeStore:
                 await self._objects.remove(key, present)
         elif present is None or _unversioned(present.to_dict()) != _unversioned(shown):
             await self._objects.put(key, present, shown)
+
+    async def patched(self, resource: Resource, patch: bytes) -> None:
+        """edged has said how its pod or its node is; until the cloud has that in the object, it shows so."""
+        kind = by_edge_type(resource.type)
+        if kind not in _STORAGE:
+            return
+        async with self._showing:
+            present = self._objects.get(_key(kind, resource))
+            if present is None:
+                return
+            try:
+                change = msgspec.json.decode(patch, type=dict[str, Any])
+                after = apply_strategic(present.to_dict(), change, kind.api_version, kind.kind)
+            except (msgspec.MsgspecError, ApiError) as error:
+                log.error("the status of %s is shown as it was: %s", resource, error)
+                return
+            await self._put(present.key, after)
 
     async def desired_here(self, resource: Resource, desired: Mapping[str, str]) -> None:
         """The desired values of a device that were set at the edge and that the cloud has not taken: all of them."""

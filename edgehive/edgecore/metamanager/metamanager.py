@@ -151,6 +151,10 @@ class MetaManager:
         store = EdgeStore(self._writes, turn=self._turn, set_desired=self._set_desired, revision=self._now())
         for resource, document in await self._store.everything():
             await store.show(resource, document)
+        for item in await self._store.unanswered():
+            await store.patched(
+                envelope.row_of(Resource.parse(item.message.route.resource)), item.message.content_bytes()
+            )
         self._store.changed, self._shown = store.show, store
         tasks.create_task(self._ask_desired(), name="desired values set here")
         self.local_api = MetaServer(store, self._clock, self._node, kubelet=at.kubelet)
@@ -366,6 +370,8 @@ class MetaManager:
             self._spend(resource, self._newest_sequence)
             return await self._call(message, resource, keep=False)
         self._newest_sequence = sequence
+        if self._shown is not None:
+            await self._shown.patched(envelope.row_of(resource), message.content_bytes())
         return await self._deliver(sequence, message, resource)
 
     async def _deliver(self, sequence: int, message: Message, resource: Resource) -> msgspec.Raw | str:

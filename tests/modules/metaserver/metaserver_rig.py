@@ -30,6 +30,8 @@ class Site:
 
     def __init__(self, bus: Bus, client: HttpClient, url: str, manager: MetaManager) -> None:
         self.bus, self.client, self.url, self.manager = bus, client, url, manager
+        #: As edged speaks to metamanager.
+        self.own = MetaClient(bus, FixedClock(datetime(2026, 1, 1, tzinfo=UTC)), timeout=5)
         self.hub = bus.register("websocket", "hub", size=10_000)
         self.edged = bus.register("edged", "edged", size=10_000)
 

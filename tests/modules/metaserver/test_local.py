@@ -25,6 +25,7 @@ from edgehive.kube.errors import (
     MethodNotAllowed,
     NotFound,
     TooManyRequests,
+    Unreachable,
 )
 
 Start = Callable[[], AbstractAsyncContextManager[Site]]
@@ -64,6 +65,20 @@ async def test_shows_it_again_after_a_restart(start: Start) -> None:
         await site.push(device())
     async with start() as site:
         assert desired(await site.device()) == "20"
+
+
+async def test_shows_how_a_pod_is_while_the_cloud_does_not_know(start: Start) -> None:
+    async def phase(site: Site) -> str:
+        return str((await site.client.get(PODS, "a", "default")).to_dict()["status"]["phase"])
+
+    async with start() as site:
+        await site.push(pod("a"), source="edgecontroller")
+        patch = b'{"status": {"phase": "Running"}}'
+        with pytest.raises(Unreachable):
+            await site.own.patch(PODS, "a", patch, "default", type=PatchType.STRATEGIC, subresource="status")
+        assert await phase(site) == "Running"
+    async with start() as site:
+        assert await phase(site) == "Running"
 
 
 async def test_says_that_it_does_not_hold_something(site: Site) -> None:
