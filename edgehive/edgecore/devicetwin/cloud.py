@@ -279,5 +279,14 @@ class House:
                 elif not news:
                     device.unconfirmed.discard(name)
                 turn.batch.twin(device, name)
+                self._give_way(device, name, turn)
         if device.state_unconfirmed if topic.kind is ReportKind.STATE else device.unconfirmed:
             turn.touched[topic] = None
+
+    def _give_way(self, device: Device, name: str, turn: Turn) -> None:
+        """A Device overtook the confirmation that lets it win over what was set here."""
+        record = device.twins[name]
+        if twins.overruled(record):
+            change = twins.desired_by_cloud(record, record.merge.base, record.merge.seen, turn.now)
+            if self._take_change(device, name, record, change, turn):
+                tell_delta(device, turn)

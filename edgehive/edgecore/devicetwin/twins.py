@@ -72,6 +72,10 @@ class Merge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     conflict: Conflict | None = None
     #: Local values the cloud was told of since `base`: it may take them over one by one, later than others are set.
     told: tuple[str, ...] = ()
+    #: For each of those, the Device's version when that report was confirmed; 0: not yet.
+    answered: tuple[int, ...] = ()
+    #: The newest version in which the Device came with `base` while a local value was on its way to the cloud.
+    seen: int = 0
 
 
 #: Of those; more are only on their way when somebody sets values faster than they are reported.
@@ -202,7 +206,7 @@ def _desire(old: Record | None, new: Record, value: str, now: int) -> Changed:
     if old is not None and not old.deleted and old.desired == value:
         return Changed(msgspec.structs.replace(new, expected=Value(value, now, cloud, edge)), False)
     told = new.merge.told
-    merge = Merge(new.merge.base, local=value != new.merge.base or bool(told), told=told)
+    merge = Merge(new.merge.base, local=value != new.merge.base or bool(told), told=told, answered=new.merge.answered)
     return Changed(msgspec.structs.replace(new, expected=Value(value, now, cloud, edge + 1), merge=merge), True)
 
 
@@ -260,17 +264,21 @@ def desired_by_cloud(
     elif type and type != old.type and record is not None:
         old = msgspec.structs.replace(old, type=type)  # the model is the cloud's
     cloud, edge = _versions(old.expected)
-    # Above the version in which the cloud took a local value over, the one before it is a new word of the cloud's.
-    back = old.merge.local and bool(old.merge.confirmed) and version > (old.merge.confirmed or 0)
-    if (value == old.merge.base and not back) or (version <= cloud and cloud):
+    # What comes above the version in which the cloud has judged the newest local value is a word of its own.
+    newer = old.merge.local and old.merge.confirmed is not None and version > old.merge.confirmed
+    if version <= cloud and cloud:
+        return Changed(old, record is not None and old.type != record.type)
+    if value == old.merge.base and not (newer and old.merge.confirmed):
+        if old.merge.local and version > old.merge.seen:
+            old = msgspec.structs.replace(old, merge=msgspec.structs.replace(old.merge, seen=version))
         return Changed(old, record is not None and old.type != record.type)
     settled = Merge(base=value, conflict=old.merge.conflict)
     taken = Value(value, now, version, edge)
+    later = None if newer or not old.merge.local else _told_after(old.merge, value, version)
+    if later is not None and (later[0] or old.desired != value):
+        return Changed(_taken_over(old, value, version, *later), True)
     if old.desired == value or not old.merge.local:
         return Changed(msgspec.structs.replace(old, expected=taken, merge=settled), True)
-    if value in old.merge.told:
-        return Changed(_taken_over(old, value, version), True)
-    newer = old.merge.confirmed is not None and version > old.merge.confirmed
     if newer or not edge_owns:
         merge = Merge(base=value, conflict=Conflict(old.desired, "cloud", now))
         return Changed(msgspec.structs.replace(old, expected=taken, merge=merge), True)
@@ -280,11 +288,26 @@ def desired_by_cloud(
     return Changed(msgspec.structs.replace(old, expected=kept, merge=merge), True)
 
 
-def _taken_over(old: Record, value: str | None, version: int) -> Record:
+def _told_after(merge: Merge, value: str | None, version: int) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """What the cloud was told after the value it shows in this version; None: it was not told that value."""
+    found, answered = None, _answered(merge)
+    for index, one in enumerate(merge.told):
+        # A value was told after the one before it was answered, and can only be taken in a later version.
+        if one == value and (index == 0 or answered[index - 1] < version):
+            found = index + 1
+    return None if found is None else (merge.told[found:], answered[found:])
+
+
+def _answered(merge: Merge) -> tuple[int, ...]:
+    """As many as there are told; rows of earlier versions have none."""
+    return (*merge.answered, *(0 for _ in merge.told))[: len(merge.told)]
+
+
+def _taken_over(
+    old: Record, value: str | None, version: int, told: tuple[str, ...], answered: tuple[int, ...]
+) -> Record:
     """The cloud has taken what was set here before: nobody else's word. What was set since is still to be told."""
-    told = old.merge.told
-    later = told[max(index for index, one in enumerate(told) if one == value) + 1 :]
-    merge = msgspec.structs.replace(old.merge, base=value, confirmed=None, told=later)
+    merge = msgspec.structs.replace(old.merge, base=value, told=told, answered=answered, seen=0)
     assert old.expected is not None  # a local write has a value
     return msgspec.structs.replace(old, expected=msgspec.structs.replace(old.expected, cloud=version), merge=merge)
 
@@ -302,13 +325,16 @@ def telling(record: Record) -> Record:
     desired, told = record.desired, record.merge.told
     if not record.merge.local or desired is None or desired in told[-1:]:
         return record
-    merge = msgspec.structs.replace(record.merge, told=(*told, desired)[-TOLD_LIMIT:])
+    told, answered = (*told, desired)[-TOLD_LIMIT:], (*_answered(record.merge), 0)[-TOLD_LIMIT:]
+    merge = msgspec.structs.replace(record.merge, told=told, answered=answered)
     return msgspec.structs.replace(record, merge=merge)
 
 
 def confirmed(record: Record, sent: Record, version: int) -> Changed:
     """The cloud has what was `sent`; `news` tells whether something is still to be told."""
     merge = record.merge
+    if merge.told and merge.told[-1:] == sent.merge.told[-1:]:
+        merge = msgspec.structs.replace(merge, answered=(*_answered(merge)[:-1], version))
     if merge.local and _versions(record.expected) == _versions(sent.expected):
         merge = msgspec.structs.replace(merge, confirmed=version)
     if merge.conflict is not None and merge.conflict == sent.merge.conflict:
@@ -316,6 +342,11 @@ def confirmed(record: Record, sent: Record, version: int) -> Changed:
     outdated = _essence(record) != _essence(sent)
     new = record if merge is record.merge else msgspec.structs.replace(record, merge=merge)
     return Changed(new, outdated or merge.conflict is not None)
+
+
+def overruled(record: Record) -> bool:
+    """Whether the cloud, after it had judged the newest local value, went back to its own, and that came here first."""
+    return record.merge.local and 0 < (record.merge.confirmed or 0) < record.merge.seen
 
 
 def _essence(record: Record) -> tuple[object, ...]:

@@ -387,3 +387,22 @@ async def test_dt9_a_thousand_devices_of_ten_properties(edge):
 
 def drained(mailbox) -> list:
     return [mailbox.get_nowait() for _ in range(len(mailbox))]
+
+
+async def test_a_device_that_overtakes_a_confirmation_wins_all_the_same(edge):
+    """The cloud said something else, took no local value, and went back; only the last of it came, and came first."""
+    await edge.put("d", t="1")
+    edge.confirming = False
+    await edge.link(True)
+    await edge.update(t=expected("5"))
+    while "local" not in (report := await edge.reported()).read(dict)["twin"]["t"]:
+        await edge.confirm(report)
+    judged = edge.version + 1
+    edge.version += 1
+    await edge.put("d", t="1")
+    assert await values(edge) == {"t": "5"}
+    await edge.confirm(report, version=judged)
+    assert "'1' stands" in (await edge.event())["message"]
+    assert await values(edge) == {"t": "1"}
+    await edge.settled()
+    assert [body for topic, body in edge.published if topic.endswith("twin/update/delta")][-1]["delta"] == {"t": "1"}
