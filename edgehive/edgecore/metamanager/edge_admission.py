@@ -1,4 +1,4 @@
-"""What applications at the edge may write: Devices of this node and the models made for them. Pure.
+"""What applications at the edge may write: Devices of this node and the models made for them.
 
 A refusal is one sentence that names the field and who may write it. Go's MetaServer passes every write to the cloud;
 ours takes these while the cloud is away, so it says no before anything acts on a write that the cloud would refuse.
