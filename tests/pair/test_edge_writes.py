@@ -2,6 +2,8 @@
 away is there afterwards, what both sides wrote ends as one object, and what lost is told (decision record 0023)."""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,7 +20,7 @@ from edgehive.edgecore.metamanager.metamanager import LocalApi, MetaManager
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import Client, PatchType
-from edgehive.kube.errors import NotFound
+from edgehive.kube.errors import AlreadyExists, Conflict, NotFound
 from edgehive.testing.cloud import EDGE_LABEL, Cloud, cloud
 from edgehive.testing.cluster import Cluster
 from edgehive.testing.pair.disk import InlineDatabase
@@ -454,3 +456,51 @@ async def test_a_device_given_to_another_node_is_no_longer_written_here() -> Non
         with pytest.raises(NotFound):
             await get(both.edge)
         assert await both.pending() == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_happens_both_sides_end_alike(seed: int) -> None:
+    """Everybody writes, deletes and makes anew while links break, answers get lost and the edge crashes."""
+    luck = random.Random(seed)
+    async with pair() as both:
+
+        async def write(client: Client) -> None:
+            await merge(client, luck.choice([port, report_cycle])(luck.randint(1, 9)))
+
+        async def remove(client: Client) -> None:
+            await client.delete(DEVICES, "d", "default")
+
+        async def make(client: Client) -> None:
+            await client.create(DEVICES, device(), "default")
+
+        async def desire(client: Client) -> None:
+            value = {"value": str(luck.randint(1, 99))}
+            await merge(client, {"spec": {"properties": [{"name": "t", "desired": value}]}})
+
+        for _ in range(30):
+            what = luck.choice([write, write, write, desire, remove, make, "cut", "restore", "crash", "lose", "repeat"])
+            if what == "cut":
+                await both.cut()
+            elif what == "restore":
+                both.restore()
+            elif what == "crash":
+                await both.crash()
+                await both.start()
+            elif what == "lose":
+                both.lose_answers = 1
+            elif what == "repeat":
+                both.repeat = not both.repeat
+            else:
+                assert not isinstance(what, str)
+                with contextlib.suppress(NotFound, AlreadyExists, Conflict):
+                    await what(luck.choice([both.cloud, both.edge]))
+            await asyncio.sleep(luck.choice([0.0, 0.01, 0.3, 3, 30]))
+        both.lose_answers = 0
+        await both.settle()
+        await both.settle()
+        try:
+            await both.same()
+        except NotFound:
+            for client in (both.cloud, both.edge):
+                assert (await client.list(DEVICES, "default")).items == []
+            assert await both.pending() == []
