@@ -38,6 +38,10 @@ LAZY_SECONDS = 5.0
 #: Unrecorded objects of one inventory that are looked into; the rest is when the node connects again.
 STRAY_LIMIT = 1000
 
+#: On an ObjectSync of a device or its model: what its mappers speak. By that a Go edge finds the one that is to hear of
+#: its end, of which after a restart of the cloud nobody else knows.
+PROTOCOL_ANNOTATION = "edgehive.io/protocol"
+
 Key = tuple[str, str]
 
 
@@ -70,6 +74,7 @@ class Record:
     failures: int = 0
     #: What the object said last, while the node has yet to hear that it is to lose it.
     last: Document | None = None
+    protocol: str = ""
     #: A writer is at it; `again` asks it to look once more when it is done.
     busy: bool = False
     again: bool = False
@@ -127,9 +132,10 @@ class DeliveryRecords:
 
     # Writing: all of these return at once
 
-    def ensure(self, node: str, ref: ObjectRef, then: Callable[[], None] | None = None) -> None:
+    def ensure(self, node: str, ref: ObjectRef, then: Callable[[], None] | None = None, *, protocol: str = "") -> None:
         """Have a record; `then` is called when it stands in the API (or cannot: delivery matters more)."""
         record = self._have(node, ref)
+        record.protocol = protocol or record.protocol
         if record.exists and not record.gone:
             if then is not None:
                 then()
@@ -309,6 +315,7 @@ class DeliveryRecords:
             record.written = version
             record.acked = max(record.acked, version)
         record.exists, record.sync_uid = True, sync.metadata.uid
+        record.protocol = record.protocol or (sync.metadata.annotations or {}).get(PROTOCOL_ANNOTATION, "")
         self._release(record)
 
     def _see_deleted(self, sync: ObjectSync) -> None:
@@ -357,10 +364,13 @@ class DeliveryRecords:
 
     async def _write_birth(self, record: Record) -> None:
         namespace, name = record.key
+        metadata: dict[str, Any] = {"name": name} | ({"namespace": namespace} if namespace else {})
+        if record.protocol:
+            metadata["annotations"] = {PROTOCOL_ANNOTATION: record.protocol}
         body = {
             "apiVersion": record.resource.api_version,
             "kind": record.resource.kind,
-            "metadata": {"name": name} | ({"namespace": namespace} if namespace else {}),
+            "metadata": metadata,
             "spec": {
                 "objectAPIVersion": record.ref.api_version,
                 "objectKind": record.ref.kind,

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -176,7 +176,7 @@ class SyncController:
         if record.last is not None:
             await self._send(Down(record.node, Operation.DELETE, _resource(record.ref), record.last))
             return
-        await self._send(_deletion(record.node, record.ref))
+        await self._send(_deletion(record.node, record.ref, record.protocol))
 
     async def _mend_stray(self, node: str, ref: ObjectRef, version: int) -> bool:
         """An object that only the node knows of ends there; one that lives is not sent for being claimed.
@@ -318,10 +318,14 @@ def _operation(record: Record) -> str:
     return Operation.INSERT if new else Operation.UPDATE
 
 
-def _deletion(node: str, ref: ObjectRef) -> Down:
+def _deletion(node: str, ref: ObjectRef, protocol: str = "") -> Down:
+    """The end of an object of which no more is known than its name; `protocol` is that of a device or a model."""
+    resource = _resource(ref)
     metadata = {"name": ref.name, "uid": ref.uid} | ({"namespace": ref.namespace} if ref.namespace else {})
-    skeleton = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": metadata}
-    return Down(node, Operation.DELETE, _resource(ref), Document.of(skeleton))
+    skeleton: dict[str, Any] = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": metadata}
+    if protocol:
+        skeleton["spec"] = {"protocol": {"protocolName": protocol} if resource is DEVICES else protocol}
+    return Down(node, Operation.DELETE, resource, Document.of(skeleton))
 
 
 def _unknown(record: Record) -> Document:

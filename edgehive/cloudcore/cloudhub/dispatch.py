@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from edgehive.api.meta import Status
-from edgehive.api.registry import ApiResource, by_edge_type
+from edgehive.api.registry import DEVICE_MODELS, DEVICES, ApiResource, by_edge_type
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.cloudhub.outbox import Parcel, Verdict
 from edgehive.cloudcore.cloudhub.sessions import Session, Sessions
@@ -47,7 +47,21 @@ class _Head(msgspec.Struct, rename={"api_version": "apiVersion"}):
     metadata: _Meta = msgspec.field(default_factory=_Meta)
 
 
+class _Protocol(msgspec.Struct, rename="camel"):
+    protocol_name: str = ""
+
+
+class _Spec(msgspec.Struct):
+    #: An object in a device, a name in a model.
+    protocol: _Protocol | str | None = None
+
+
+class _Speaking(msgspec.Struct):
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
 _head_decoder = msgspec.json.Decoder(_Head)
+_speaking_decoder = msgspec.json.Decoder(_Speaking)
 
 
 def object_ref(message: Message) -> ObjectRef:
@@ -63,6 +77,17 @@ def object_ref(message: Message) -> ObjectRef:
     # wire: an older skeleton carries no uid; its path keeps several of them apart.
     uid = head.metadata.uid or message.route.resource
     return ObjectRef(api_version, kind, _namespace(resource, row), resource.name, uid)
+
+
+def protocol_in(message: Message, ref: ObjectRef) -> str:
+    """What the mappers of a device or model speak; "" for everything else."""
+    if ref.kind not in (DEVICES.kind, DEVICE_MODELS.kind):
+        return ""
+    try:
+        said = _speaking_decoder.decode(message.content).spec.protocol
+    except msgspec.MsgspecError:
+        return ""
+    return said.protocol_name if isinstance(said, _Protocol) else said or ""
 
 
 def held_ref(held: Held) -> ObjectRef:
@@ -138,28 +163,29 @@ class Downstream:
         if message.header.parent_id:
             if session is not None:
                 session.reply(parcel)
-                self._record(node, ref)
+                self._record(node, ref, message)
         elif parcel.deletion:
             if session is not None:
                 session.push(parcel)
         elif not parcel.version:
             log.warning("not sent to node %s: %s has no resource version", node, parcel.path)
         else:
-            self._push(node, session, parcel, ref)
+            if self._is_pushed(node, session, parcel, ref):
+                self._record(node, ref, message)
 
-    def _push(self, node: str, session: Session | None, parcel: Parcel, ref: ObjectRef) -> None:
+    def _is_pushed(self, node: str, session: Session | None, parcel: Parcel, ref: ObjectRef) -> bool:
+        """Whether the node is to get it, now or when it is there; one that has it gets nothing."""
         known = self._records.version(node, ref.namespace, ref.uid)
         if known is not None and known >= parcel.version:
-            return
-        if session is None or session.push(parcel) in (Verdict.QUEUED, Verdict.REPLACED, Verdict.FULL):
-            self._record(node, ref)
+            return False
+        return session is None or session.push(parcel) in (Verdict.QUEUED, Verdict.REPLACED, Verdict.FULL)
 
-    def _record(self, node: str, ref: ObjectRef) -> None:
+    def _record(self, node: str, ref: ObjectRef, message: Message) -> None:
         def stands() -> None:
             if (session := self._sessions.get(node)) is not None:
                 session.release(ref.uid)
 
-        self._records.ensure(node, ref, stands)
+        self._records.ensure(node, ref, stands, protocol=protocol_in(message, ref))
 
 
 def _addressee(resource: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from edgehive.api.config.cloudcore import CloudCore
 from edgehive.api.edge import ObjectSync
-from edgehive.api.registry import CONFIG_MAPS, NODES, OBJECT_SYNCS, PODS
+from edgehive.api.registry import CONFIG_MAPS, DEVICE_MODELS, DEVICES, NODES, OBJECT_SYNCS, PODS
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.deps import CloudDeps
@@ -113,6 +113,28 @@ async def test_a_restarted_cloudcore_sends_nothing_it_has_sent_and_all_it_has_no
             assert edge.pushed("default/pod/known") == []
             assert edge.pushed("default/pod/doomed") == ["delete"]
             assert len(edge.pushed("default/pod/new")) == 1
+
+
+async def test_a_restarted_cloudcore_says_of_lost_devices_and_models_what_their_mapper_speaks() -> None:
+    """A Go edge finds the mapper that is to hear of it by that; nobody else knows it any more."""
+    async with Cluster() as cluster:
+        async with cloud(cluster=cluster) as it:
+            edge = await it.edge("n1")
+            model = {"metadata": {"name": "m"}, "spec": {"protocol": "modbus", "properties": []}}
+            await it.client.create(DEVICE_MODELS, model, "default")
+            spec = {"nodeName": "n1", "deviceModelRef": {"name": "m"}, "protocol": {"protocolName": "modbus"}}
+            await it.client.create(DEVICES, {"metadata": {"name": "d"}, "spec": spec}, "default")
+            await edge.expect_object("default/device/d")
+            await settle()
+        client = cluster.client()
+        await client.delete(DEVICES, "d", "default")
+        await client.delete(DEVICE_MODELS, "m", "default")
+        async with cloud(cluster=cluster) as it:
+            edge = await it.edge("n1", register=False)
+            device = content_of(await edge.expect_object("default/device/d", "delete"))
+            model = content_of(await edge.expect_object("default/devicemodel/m", "delete"))
+            assert (device["metadata"]["name"], device["spec"]) == ("d", {"protocol": {"protocolName": "modbus"}})
+            assert (model["metadata"]["name"], model["spec"]) == ("m", {"protocol": "modbus"})
 
 
 async def test_records_of_nodes_that_are_gone_end() -> None:
