@@ -4,10 +4,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgehive.api.device_faults import value_fault
 from edgehive.api.devices import AccessMode, Device, DeviceModel, ModelProperty
 from edgehive.api.document import Document
 from edgehive.api.registry import DEVICE_MODELS, DEVICES
-from edgehive.cloudcore.devicecontroller.device_faults import value_fault
 from edgehive.devices_view.choice import Scope, Unusable, no_property, one_device
 from edgehive.devices_view.rows import NUMBERS, shown
 from edgehive.devices_view.source import listed

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from edgehive.api.device_faults import faults_of
 from edgehive.api.devices import Device, DeviceModel
 from edgehive.api.document import Document
 from edgehive.cloudcore.devicecontroller.conditions import Conditions, ConditionType, Finding
 from edgehive.cloudcore.devicecontroller.desired_values import DesiredValues
-from edgehive.cloudcore.devicecontroller.device_faults import faults_of
 from edgehive.cloudcore.devicecontroller.edge_edits import EdgeEdits
 from edgehive.cloudcore.devicecontroller.status_writer import News, StatusWriter
 from edgehive.cloudcore.objectsync import DeliveryRecords

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from edgehive.api.device_faults import VALUE_LIMIT, shown
 from edgehive.api.document import Document
 from edgehive.api.registry import DEVICES
 from edgehive.cloudcore.devicecontroller.conditions import Conditions, ConditionType, Finding
-from edgehive.cloudcore.devicecontroller.device_faults import VALUE_LIMIT, shown
 from edgehive.kube.client import Client, PatchType
 from edgehive.wire.devices import Conflict, Twin
 

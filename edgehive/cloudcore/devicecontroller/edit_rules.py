@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from edgehive.api.device_faults import shown
 from edgehive.api.registry import DEVICE_MODELS, DEVICES, ApiResource
-from edgehive.cloudcore.devicecontroller.device_faults import shown
 from edgehive.kube.errors import AlreadyExists, BadRequest, Forbidden
 from edgehive.wire import device_edits
 from edgehive.wire.device_edits import (

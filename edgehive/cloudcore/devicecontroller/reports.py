@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from edgehive.api.device_faults import VALUE_LIMIT, value_fault
 from edgehive.api.devices import Device, DeviceModel, ModelProperty
 from edgehive.api.document import Document
 from edgehive.beehive.message import Message
@@ -21,7 +22,6 @@ from edgehive.cloudcore.devicecontroller.conditions import ConditionType, Findin
 from edgehive.cloudcore.devicecontroller.confirmations import Confirmations
 from edgehive.cloudcore.devicecontroller.context import FAULTS_SHOWN, DeviceContext
 from edgehive.cloudcore.devicecontroller.desired_values import conflicts_of, wishes_of
-from edgehive.cloudcore.devicecontroller.device_faults import VALUE_LIMIT, value_fault
 from edgehive.cloudcore.devicecontroller.devices import member_of
 from edgehive.cloudcore.devicecontroller.status_writer import News
 from edgehive.cloudcore.devicecontroller.twin_news import Slot, Value, values_of

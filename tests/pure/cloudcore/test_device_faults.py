@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgehive.api.device_faults import VALUE_LIMIT, faults_of, value_fault
 from edgehive.api.devices import Device, DeviceModel, ModelProperty
-from edgehive.cloudcore.devicecontroller.device_faults import VALUE_LIMIT, faults_of, value_fault
 
 RANGE = {"minimum": "-5", "maximum": "5", "unit": "C"}
 
