@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from edgehive.api.device_faults import value_fault
+from edgehive.api.devices import AccessMode, DeviceModel
 from edgehive.api.document import Document
 from edgehive.api.registry import (
     CONFIG_MAPS,
@@ -29,7 +31,7 @@ from edgehive.api.registry import (
 )
 from edgehive.edgecore.metamanager.edge_writes import EdgeWrites
 from edgehive.edgecore.metamanager.edits import Pending
-from edgehive.kube.errors import ApiError, Forbidden, MethodNotAllowed, qualified
+from edgehive.kube.errors import ApiError, BadRequest, Forbidden, MethodNotAllowed, qualified
 from edgehive.kube.patch import apply_strategic
 from edgehive.kube.store import Key, Stale, Stored, VersionedStore, Watch
 from edgehive.wire import device_edits
@@ -168,9 +170,27 @@ class EdgeStore:
             await self._writes.write(resource, None)
         return Stored(key, self.revision, msgspec.json.encode(last) if last is not None else expected.raw)
 
+    def _check_desired(self, device: Json, desired: Mapping[str, str]) -> None:
+        """No mapper is told a value its device must not have; raises BadRequest."""
+        if not desired:
+            return
+        name = ((device.get("spec") or {}).get("deviceModelRef") or {}).get("name") or ""
+        model = self._objects.get(Key(_STORAGE[DEVICE_MODELS], device["metadata"].get("namespace", ""), name))
+        listed = model.document.read(DeviceModel).spec.properties if model is not None else None
+        described = {one.name: one for one in listed or ()}
+        for property, value in desired.items():
+            one = described.get(property)
+            if one is not None and one.access_mode == AccessMode.READ_ONLY:
+                raise BadRequest(
+                    f"property {property!r} is ReadOnly in model {name!r}; its desired value stays as it is"
+                )
+            if fault := value_fault(one, value):
+                raise BadRequest(f"the desired value of property {property!r} {fault}")
+
     async def _write(self, resource: Resource, old: Json | None, new: Json) -> None:
         path = str(resource)
         changed = _changed_desired(old, new)
+        self._check_desired(new, changed if old is not None else _desired_of(new))
         if changed:
             await self._set_desired(resource, changed)
             self._desired[path] = self._desired.get(path, {}) | changed
@@ -180,6 +200,11 @@ class EdgeStore:
             await self._writes.write(resource, _without_status(new))
         if changed and (row := self._rows.get(path)) is not None:
             await self.show(resource, row)
+
+
+def _desired_of(obj: Json) -> dict[str, str]:
+    found = {name: device_edits.desired_of(one) for name, one in device_edits.properties(obj).items()}
+    return {name: value for name, value in found.items() if value}
 
 
 def _writable(key: Key) -> tuple[ApiResource, Resource]:

@@ -24,7 +24,7 @@ from edgehive.edgecore.metamanager.edge_store import HELD, WRITABLE, EdgeStore
 from edgehive.kit import http
 from edgehive.kit.clock import Clock
 from edgehive.kube.client import WatchEvent
-from edgehive.kube.errors import ApiError, NotFound, TooManyRequests, qualified
+from edgehive.kube.errors import ApiError, Forbidden, NotFound, TooManyRequests, qualified
 from edgehive.kube.server.api import Answer, Api
 from edgehive.kube.server.auth import Authenticator
 from edgehive.kube.server.backends import Backends
@@ -63,7 +63,7 @@ def address(server: str, *, authorized: bool) -> tuple[str, int]:
     host = host.strip("[]")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise NotServed(f"MetaServer is not started: metaServer.server is {server!r}; write host:port")
-    if host != "localhost" and not _is_loopback(host):
+    if not _is_local(host):
         raise NotServed(
             f"MetaServer is not started: metaServer.server is {server}, where everybody in the network could steer "
             "this node's devices; write a loopback address, such as 127.0.0.1:10550"
@@ -71,9 +71,9 @@ def address(server: str, *, authorized: bool) -> tuple[str, int]:
     return host, int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def _is_local(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -81,7 +81,11 @@ def _is_loopback(host: str) -> bool:
 class _Everybody(Authenticator):
     """Whoever reaches the loopback address; what they say of themselves is not asked for."""
 
-    def authenticate(self, request: web.Request) -> User:  # noqa: ARG002
+    def authenticate(self, request: web.Request) -> User:
+        """Raises Forbidden for what a web page makes a browser on this node send."""
+        host = request.host.rpartition(":")[0] if not request.host.endswith("]") else request.host
+        if not _is_local((host or request.host).strip("[]")) or "Origin" in request.headers:
+            raise Forbidden("MetaServer answers programs of this node at a loopback address, and no web pages")
         return _EVERYBODY
 
 

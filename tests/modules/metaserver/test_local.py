@@ -13,6 +13,7 @@ from aiohttp import web
 from metaserver_rig import NODE, Site, device, model
 
 from edgehive.api.registry import DEVICE_MODELS, DEVICES, NODES, PODS, SECRETS, SERVICES
+from edgehive.edgecore.metamanager import edge_writes
 from edgehive.edgecore.metamanager.metaserver import WATCH_LIMIT, NotServed, address
 from edgehive.kube.client import EventType, PatchType
 from edgehive.kube.errors import (
@@ -169,9 +170,55 @@ async def test_a_desired_value_is_set_and_survives_a_restart(start: Start) -> No
 async def test_a_value_of_another_type_is_refused(site: Site) -> None:
     await site.push(model())
     await site.push(device())
-    with pytest.raises(BadRequest, match="the value is not int or integer"):
+    with pytest.raises(BadRequest, match="'hot' is no INT"):
         await site.merge(DEVICES, "d", {"spec": {"properties": [{"name": "t", "desired": {"value": "hot"}}]}})
     assert desired(await site.device()) == "20"
+
+
+async def test_no_value_that_the_model_forbids_reaches_a_mapper(site: Site) -> None:
+    described = model()
+    described["spec"]["properties"][0] |= {"maximum": "30"}
+    described["spec"]["properties"].append({"name": "fixed", "type": "INT", "accessMode": "ReadOnly"})
+    await site.push(described)
+    await site.push(device(properties=[{"name": "t", "desired": {"value": "20"}}, {"name": "fixed"}]))
+    for index, value, text in ((0, "31", "'31' is above the maximum 30"), (1, "1", "'fixed' is ReadOnly in model 'm'")):
+        listed = (await site.device())["spec"]["properties"]
+        listed[index]["desired"] = {"value": value}
+        with pytest.raises(BadRequest, match=text):
+            await site.merge(DEVICES, "d", {"spec": {"properties": listed}})
+    made = device(name="e", properties=[{"name": "t", "desired": {"value": "31"}}])
+    del made["metadata"]["resourceVersion"]
+    with pytest.raises(BadRequest, match="above the maximum"):
+        await site.client.create(DEVICES, made, "default")
+    assert desired(await site.device()) == "20"
+
+
+async def test_web_pages_get_nothing(site: Site) -> None:
+    async with aiohttp.ClientSession() as session:
+        for headers in ({"Host": "evil.example:10550"}, {"Origin": "http://evil.example"}):
+            async with session.get(f"{site.url}/api/v1/pods", headers=headers) as answer:
+                assert answer.status == Forbidden.code
+                assert "no web pages" in await answer.text()
+        port = site.url.rpartition(":")[2]
+        async with session.get(f"{site.url}/api/v1/pods", headers={"Host": f"[::1]:{port}"}) as answer:
+            assert answer.status == 200
+
+
+async def test_under_a_go_cloud_definitions_stay_and_that_is_said(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(edge_writes, "KNOWN_SECONDS", 0.02)
+    await site.push(device())
+    await site.merge(DEVICES, "d", {"spec": {"protocol": {"configData": {"port": 2}}}})
+    await site.connect()
+    async with asyncio.timeout(10):
+        while "this cloud takes no definitions from edges" not in caplog.text:
+            await asyncio.sleep(0.01)
+    told = []
+    while len(site.hub):
+        told.append((await site.hub.get()).route)
+    assert [route for route in told if route.source == "metaserver"] == []
+    assert (await site.device())["spec"]["protocol"]["configData"] == {"port": 2}
 
 
 async def test_a_definition_is_changed_and_survives_a_restart(start: Start) -> None:
