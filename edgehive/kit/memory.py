@@ -11,6 +11,9 @@ import gc
 SETTLED_SECONDS = 5.0
 #: glibc's number for the size from which memory is mapped apart, and that size as it is before glibc adapts it.
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 128 * 1024
+#: Objects made, and collections of the younger, until garbage is looked for: Python's own (700, 10, 10) costs a busy
+#: process some hundredths of its time and finds next to nothing.
+_THRESHOLDS = (10_000, 20, 20)
 
 
 def map_large_buffers() -> None:
@@ -28,6 +31,7 @@ def release_free_memory() -> None:
     """Collect garbage, return the holes to the kernel, and never walk what start-up made again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
     if trim is not None:
         trim(0)
