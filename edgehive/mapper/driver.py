@@ -1,6 +1,6 @@
 """What a driver is: one class with `open`, `read`, `write` and `close`. There is nothing else to learn.
 
-Two more methods may be there, for devices that do more: `call` and `detect`.
+More methods may be there, for devices that do more: `call`, `detect` and `prepare`.
 
 A mapper makes one driver for each device, opens it, reads its properties at their cycles, writes what is desired, and
 closes it; when something fails it closes the driver and opens a new one after a pause. No two methods of one driver
@@ -9,7 +9,7 @@ ever run at the same time, and one that takes too long is cancelled.
 Go: staging/src/github.com/kubeedge/mapper-framework/_template/mapper/driver/driver.go
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -80,4 +80,13 @@ class DetectsAnomalies(Protocol):
 
     async def detect(self, visitor: Visitor, value: Value, config: Mapping[str, Any]) -> str:
         """What is wrong with this reading, "" for nothing; `config` is `anomalyDetection`. What it raises is logged."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A driver that does something by itself, and so has to know whose it is before anything is read."""
+
+    async def prepare(self, device: str, visitors: Sequence[Visitor]) -> None:
+        """Called before `open` with the device's name and all its properties. Errors: as for `open`."""
         ...

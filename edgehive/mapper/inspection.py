@@ -16,7 +16,11 @@ INSTALLED = "edgehive.mappers"
 #: Each method and what it is called with.
 METHODS = {"open": ("config",), "read": ("visitor",), "write": ("visitor", "value"), "close": ()}
 #: Those a driver may have besides.
-MORE_METHODS = {"call": ("method", "visitor", "value"), "detect": ("visitor", "value", "config")}
+MORE_METHODS = {
+    "call": ("method", "visitor", "value"),
+    "detect": ("visitor", "value", "config"),
+    "prepare": ("device", "visitors"),
+}
 
 
 class NotADriver(Exception):

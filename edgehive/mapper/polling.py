@@ -20,7 +20,7 @@ from edgehive.kit.backoff import Backoff
 from edgehive.mapper import values
 from edgehive.mapper.calls import CALLS_WAITING, BadValue, Call, CallFailed
 from edgehive.mapper.definition import Definition, Property
-from edgehive.mapper.driver import CallsMethods, DetectsAnomalies, Driver, Value, Visitor
+from edgehive.mapper.driver import CallsMethods, DetectsAnomalies, Driver, Prepares, Value, Visitor
 
 log = logging.getLogger("edgehive.mapper")
 
@@ -128,7 +128,7 @@ class Poller:
             self._reopen, self._has_answered = False, False
             driver = self._make()
             try:
-                await self._call("open", driver.open(self._definition.config))
+                await self._open(driver)
                 await self._work(driver)
             except (Lost, Failed) as error:
                 self._is_lost(str(error))
@@ -138,6 +138,13 @@ class Poller:
             attempt = 0 if self._has_answered else attempt + 1
             if not self._reopen:
                 await self._pause(PATIENT.delay(attempt))
+
+    async def _open(self, driver: Driver) -> None:
+        definition = self._definition
+        if isinstance(driver, Prepares):
+            visitors = [item.visitor for item in definition.properties.values()]
+            await self._call("prepare", driver.prepare(definition.id.name, visitors))
+        await self._call("open", driver.open(definition.config))
 
     async def _work(self, driver: Driver) -> None:
         self._cleared("")

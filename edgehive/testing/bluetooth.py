@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
+from bleak.backends.adapter import BaseBleakAdapter
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.client import BaseBleakClient
 from bleak.backends.device import BLEDevice
@@ -105,7 +106,9 @@ class Air:
         self.scanning = 0
         self.scans = 0
         air = {"air": self}
-        self.radio = Radio(scanner=type("Scanner", (_Scanner,), air), client=type("Client", (_Client,), air))
+        self.radio = Radio(
+            type("Adapter", (_Adapter,), air), type("Scanner", (_Scanner,), air), type("Client", (_Client,), air)
+        )
 
     @cached_property
     def central(self) -> Device:
@@ -126,6 +129,19 @@ class Air:
         await found.switch_on()
         self.devices.append(found)
         return found
+
+
+class _Adapter(BaseBleakAdapter):
+    air: Air
+
+    @classmethod
+    async def get(cls, **_: Any) -> Self:
+        return cls()
+
+    async def get_connected_devices(self, service_uuids: frozenset[str]) -> list[BLEDevice]:  # noqa: ARG002 - theirs
+        names = {item.device.random_address: item.device.name for item in self.air.devices}
+        found = [item.peer_address for item in self.air.central.connections.values()]
+        return [BLEDevice(address.to_string(False), names.get(address), address) for address in found]
 
 
 class _Scanner(BaseBleakScanner):
@@ -178,7 +194,8 @@ class _Client(BaseBleakClient):
 
     async def connect(self, pair: bool, **_: Any) -> None:  # noqa: ARG002 - bleak names it
         try:
-            connection = await self.air.central.connect(self._address, timeout=5)
+            kept = [item for item in self.air.central.connections.values() if item.peer_address == self._address]
+            connection = kept[0] if kept else await self.air.central.connect(self._address, timeout=5)
             connection.on("disconnection", self._disconnected)
             self._connection, self._peer = connection, Peer(connection)
             await self._peer.discover_all()

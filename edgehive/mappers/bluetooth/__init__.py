@@ -5,7 +5,7 @@
              timeout             milliseconds to look for it (4000)
              adapter             hci0; by default the first one
              pair                true: pair with it first
-             deviceID            its name in the runtime topics
+             deviceID            its name in the runtime topics; by default the Device's
              mqtt, action-manager, scheduler, watcher, configFile       what it does by itself: `rules.py`, `topics.py`
     visitor  characteristicUUID  f000aa01-0451-4000-b000-000000000000, or 2a1c; serviceUUID where several have it
              dataConverter       how a number is read: startIndex, endIndex (the last byte, counted from 0; below

@@ -36,8 +36,8 @@ from edgehive.mappers.bluetooth.topics import RuntimeTopics, require_id
 
 log = logging.getLogger("edgehive.mapper")
 
-#: Seconds one action may take, and those after a connection in which a property is waited for.
-DEADLINE, PATIENCE = 10.0, 5.0
+#: Seconds one action may take.
+DEADLINE = 10.0
 #: Seconds it goes on without a device that opens it again: more than the longest pause between two attempts.
 LINGER = 120.0
 
@@ -53,13 +53,14 @@ class Automation:
         self._id = id
         self._clock = clock
         self._rules = rules_of(config)
-        self._topics = _topics(config, self._obey)
+        broker = broker_of(config)
+        if broker:
+            require_id(id)
+        self._topics = RuntimeTopics(broker, id, self._obey) if broker else None
         self._visitors: dict[str, Visitor] = {}
         self._desired: dict[str, Value] = {}
-        self._learned = asyncio.Event()
         self._gatt: Gatt | None = None
         self._connected = asyncio.Event()
-        self._connected_at = 0.0
         self._users = 0
         self._work: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -70,7 +71,7 @@ class Automation:
         """The device's, with what it was told at its topics if its configuration is the same; raises ValueError."""
         found = cls.kept.get(id)
         if found is not None and found._users:
-            raise ValueError(f"another device of this mapper has the deviceID {id!r} too")
+            raise ValueError(f"another device of this mapper is {id!r} in its topics, too; give this one a deviceID")
         if found is None or found.config != config:
             new = cls(id, config, clock or SystemClock())
             if found is not None:
@@ -96,12 +97,11 @@ class Automation:
         self._forget()
         await cancel_and_join(self._work)
 
-    def attach(self, gatt: Gatt) -> None:
-        """The device is there."""
-        self._gatt, self._connected_at = gatt, asyncio.get_running_loop().time()
+    async def attach(self, gatt: Gatt) -> None:
+        """The device is there: it gets its immediate actions, then schedules go on. Raises OSError."""
+        await self._perform_all(gatt, [item for item in self._rules.actions.values() if item.perform_immediately])
+        self._gatt = gatt
         self._connected.set()
-        if self._tasks is not None:
-            self._tasks.create_task(self._perform_immediately(gatt), name=f"{self._id} immediate actions")
 
     def detach(self) -> None:
         """The device is lost, or closed."""
@@ -111,7 +111,6 @@ class Automation:
     def learn(self, visitor: Visitor) -> None:
         """The device has this property."""
         self._visitors[visitor.property.casefold()] = visitor
-        self._learned.set()
 
     async def desire(self, gatt: Gatt, visitor: Visitor, value: Value) -> bool:
         """Perform the actions of a watched property; False: it is not watched. Raises ValueError or OSError."""
@@ -130,8 +129,6 @@ class Automation:
                     self._tasks.create_task(self._topics.run(), name=f"{self._id} topics")
                 for schedule in self._rules.schedules.values():
                     self._start(schedule)
-                if self._gatt is not None:
-                    self._tasks.create_task(self._perform_immediately(self._gatt), name=f"{self._id} immediate actions")
                 await asyncio.Event().wait()
         finally:
             self._forget()
@@ -166,8 +163,13 @@ class Automation:
     async def _create_actions(self, told: Any) -> None:
         actions = actions_of(told)
         self._rules.actions.update(actions)
-        if self._gatt is not None:
-            await self._perform_these(self._gatt, [item for item in actions.values() if item.perform_immediately])
+        gatt = self._gatt
+        if gatt is None:
+            return
+        try:
+            await self._perform_all(gatt, [item for item in actions.values() if item.perform_immediately])
+        except (OSError, EOFError):
+            self._is_lost(gatt)
 
     # Schedules
 
@@ -224,16 +226,13 @@ class Automation:
 
     # Actions
 
-    async def _perform_immediately(self, gatt: Gatt) -> None:
-        await self._perform_these(gatt, [item for item in self._rules.actions.values() if item.perform_immediately])
-
-    async def _perform_these(self, gatt: Gatt, actions: list[Action]) -> None:
+    async def _perform_all(self, gatt: Gatt, actions: list[Action]) -> None:
+        """Each, also after one failed; raises OSError or EOFError when the device is lost."""
         for action in actions:
             try:
                 await self._perform(gatt, action)
             except (OSError, EOFError):
-                self._is_lost(gatt)
-                return
+                raise
             except Exception as error:  # whatever the device or bleak comes up with is this action's failure
                 log.warning("%s: action %s: %s", self._id, action.name, said(error))
                 if self._topics is not None:
@@ -245,7 +244,7 @@ class Automation:
             async with asyncio.timeout(DEADLINE):
                 if action.operation is not None:
                     return await _operate(gatt, action.operation)
-                visitor = await self._visitor(action.property)
+                visitor = self._visitor(action.property)
                 if visitor.writable:
                     desired = self._desired.get(visitor.property.casefold())
                     data = data_of(visitor, _default(visitor) if desired is None else desired)
@@ -255,25 +254,12 @@ class Automation:
         except TimeoutError:
             raise ValueError(f"the device did not answer within {DEADLINE:g} s") from None
 
-    async def _visitor(self, name: str) -> Visitor:
-        """Soon after a connection, properties become known as they are read."""
-        try:
-            async with asyncio.timeout_at(self._connected_at + PATIENCE):
-                while name.casefold() not in self._visitors:
-                    self._learned.clear()
-                    await self._learned.wait()
-        except TimeoutError:
-            known = listed(sorted(item.property for item in self._visitors.values()))
-            raise ValueError(f"the device has no property {name!r}; it has: {known}") from None
-        return self._visitors[name.casefold()]
-
-
-def _topics(config: Mapping[str, Any], obey: Any) -> RuntimeTopics | None:
-    broker, id = broker_of(config), str(config.get("deviceID", ""))
-    if not broker:
-        return None
-    require_id(id)
-    return RuntimeTopics(broker, id, obey)
+    def _visitor(self, name: str) -> Visitor:
+        found = self._visitors.get(name.casefold())
+        if found is None:
+            known = listed([item.property for item in self._visitors.values()])
+            raise ValueError(f"the device has no property {name!r}; it has: {known}")
+        return found
 
 
 def _delete(items: dict[str, Any], told: Any, what: str) -> list[str]:

@@ -1,6 +1,6 @@
 """One Bluetooth LE device as the mapper's driver sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from edgehive.mapper import Value, Visitor
@@ -21,15 +21,22 @@ class Bluetooth:
     def __init__(self) -> None:
         self._gatt: Gatt | None = None
         self._automation: Automation | None = None
+        self._name = ""
+        self._visitors: Sequence[Visitor] = ()
+
+    async def prepare(self, device: str, visitors: Sequence[Visitor]) -> None:
+        self._name, self._visitors = device, visitors
 
     async def open(self, config: Mapping[str, Any]) -> None:
         config = with_file(config)
         peer = peer_of(config)
         if is_automatic(config):
-            self._automation = Automation.of(str(config.get("deviceID") or peer), config)
+            self._automation = Automation.of(str(config.get("deviceID") or self._name), config)
+            for visitor in self._visitors:
+                self._automation.learn(visitor)
         self._gatt = Gatt(await self.radio.connect(peer))
         if self._automation is not None:
-            self._automation.attach(self._gatt)
+            await self._automation.attach(self._gatt)
 
     async def read(self, visitor: Visitor) -> Value:
         gatt = self._open_for(visitor)

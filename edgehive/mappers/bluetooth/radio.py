@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bleak import BleakClient, BleakScanner
+from bleak import BleakAdapter, BleakClient, BleakScanner
+from bleak.args.bluez import BlueZAdapterArgs
+from bleak.backends.adapter import BaseBleakAdapter
 from bleak.backends.client import BaseBleakClient
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
@@ -44,10 +46,10 @@ class Peer:
     def __str__(self) -> str:
         return self.address or repr(self.name)
 
-    def is_meant(self, device: BLEDevice, advertisement: AdvertisementData) -> bool:
+    def is_meant(self, device: BLEDevice, advertised_name: str | None = None) -> bool:
         if self.address:
             return device.address.upper() == self.address
-        names = (advertisement.local_name, device.name)
+        names = (advertised_name, device.name)
         return any(name is not None and name.casefold() == self.name.casefold() for name in names)
 
 
@@ -68,8 +70,12 @@ class Radio:
     """bleak with its own backend, or with another one."""
 
     def __init__(
-        self, scanner: type[BaseBleakScanner] | None = None, client: type[BaseBleakClient] | None = None
+        self,
+        adapter: type[BaseBleakAdapter] | None = None,
+        scanner: type[BaseBleakScanner] | None = None,
+        client: type[BaseBleakClient] | None = None,
     ) -> None:
+        self._adapter = adapter
         self._scanner = scanner
         self._client = client
         self._searches: dict[str, _Search] = {}
@@ -78,9 +84,7 @@ class Radio:
     async def connect(self, peer: Peer) -> BleakClient:
         """Raises ConnectionError."""
         device = await self._find(peer)
-        client = BleakClient(
-            device, pair=peer.pair, backend=self._client, bluez={"adapter": peer.adapter} if peer.adapter else {}
-        )
+        client = BleakClient(device, pair=peer.pair, backend=self._client)
         async with self._connecting:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
@@ -92,19 +96,30 @@ class Radio:
         return client
 
     async def _find(self, peer: Peer) -> BLEDevice:
-        search = self._searches.setdefault(peer.adapter, _Search(self._new_scanner, peer.adapter))
         try:
-            found = await search.find(peer)
+            found = await self._connected(peer) or await self._heard(peer)
         except (BleakError, OSError) as error:
             raise ConnectionError(f"Bluetooth cannot be used: {said(error)}; does bluetoothd run?") from error
+        if found is None:
+            raise ConnectionError(f"{peer} was not heard in {peer.seconds:g} s; is it on, near, and advertising?")
+        return found
+
+    async def _connected(self, peer: Peer) -> BLEDevice | None:
+        """One that is connected does not advertise: a mapper that was killed left it so, or another Device has it."""
+        where: BlueZAdapterArgs = {"adapter": peer.adapter} if peer.adapter else {}
+        try:
+            adapter = await BleakAdapter.get(bluez=where, backend=self._adapter)
+            return next((item for item in await adapter.get_connected_devices() if peer.is_meant(item)), None)
+        except NotImplementedError:
+            return None
+
+    async def _heard(self, peer: Peer) -> BLEDevice | None:
+        search = self._searches.setdefault(peer.adapter, _Search(self._new_scanner, peer.adapter))
+        try:
+            return await search.find(peer)
         finally:
             if search.is_idle:
                 self._searches.pop(peer.adapter, None)
-        if found is None:
-            raise ConnectionError(
-                f"{peer} was not heard in {peer.seconds:g} s; is it switched on, near and advertising?"
-            )
-        return found
 
     def _new_scanner(self, heard: Callable[[BLEDevice, AdvertisementData], None], adapter: str) -> BleakScanner:
         return BleakScanner(heard, backend=self._scanner, bluez={"adapter": adapter} if adapter else {})
@@ -161,7 +176,7 @@ class _Search:
 
     def _heard(self, device: BLEDevice, advertisement: AdvertisementData) -> None:
         for found, peer in self._waiting.items():
-            if not found.done() and peer.is_meant(device, advertisement):
+            if not found.done() and peer.is_meant(device, advertisement.local_name):
                 found.set_result(device)
 
 

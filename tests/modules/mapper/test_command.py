@@ -68,6 +68,15 @@ async def test_the_thermometer_is_tried_with_no_cluster() -> None:
     assert await terminal.leave() == 0
 
 
+async def test_the_sensor_tag_is_read_and_set_over_a_virtual_radio() -> None:
+    folder = EXAMPLES / "bluetooth"
+    terminal = await Terminal.start("dev", folder / "simulated.py", "--device", folder / "device.yaml")
+    await terminal.until(r"sensor-tag-1 temperature = 2\d\.\d+ °C")
+    terminal.type("io-data=Red")
+    await terminal.until("sensor-tag-1 io-data = Red")
+    assert await terminal.leave() == 0
+
+
 async def test_the_boiler_is_read_and_set_over_modbus(tmp_path: Path) -> None:
     folder = EXAMPLES / "modbus"
     port = 5920 + os.getpid() % 1000

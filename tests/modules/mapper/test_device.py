@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -475,3 +475,23 @@ async def test_a_driver_that_cannot_detect_anomalies_says_so(caplog: pytest.LogC
         await asyncio.sleep(3)
         assert device.state is State.ONLINE
     assert "nobody looks for anomalies in t: the driver has no method detect" in caplog.text
+
+
+class Curious(Box):
+    """A driver that does something by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, list[str], int]] = []
+
+    async def prepare(self, device: str, visitors: Sequence[Visitor]) -> None:
+        self.told.append((device, [item.property for item in visitors], len(self.opened)))
+
+
+async def test_a_driver_may_be_told_whose_it_is_before_it_is_opened() -> None:
+    box = Curious()
+    async with running(define((T, {}), ({"name": "u"}, {})), box, FakeEdge()):
+        await asyncio.sleep(3)
+        box.errors = dict.fromkeys("tu", ConnectionError("lost"))
+        await asyncio.sleep(3)
+    assert box.told[:2] == [("d", ["t", "u"], 0), ("d", ["t", "u"], 1)]

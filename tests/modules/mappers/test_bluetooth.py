@@ -215,12 +215,24 @@ async def test_devices_that_are_not_there_keep_nobody_from_finding_another(air: 
     await driver.open({"macAddress": ADDRESS})
     assert now() - began < 0.5
     for error in await asyncio.gather(*opening, return_exceptions=True):
-        assert "was not heard in 4 s; is it switched on, near and advertising?" in str(error)
+        assert "was not heard in 4 s; is it on, near, and advertising?" in str(error)
         assert isinstance(error, ConnectionError)
     assert (air.scans, air.scanning) == (1, 0), "they share one scan"
     assert await driver.read(at(TEMPERATURE)) == 0x1030
     for item in (driver, *dead):
         await item.close()
+
+
+@pytest.mark.parametrize("config", [{"localName": "sensor tag"}, {"macAddress": ADDRESS}])
+async def test_a_device_that_was_left_connected_is_found(air: Air, config: dict[str, str]) -> None:
+    tag = await sensor_tag(air)
+    await air.central.power_on()
+    await air.central.connect(tag.device.random_address)
+    driver = driver_of(air)()
+    await driver.open(config)
+    assert await driver.read(at(TEMPERATURE)) == 0x1030
+    await driver.close()
+    assert air.scans == 0
 
 
 async def test_a_device_that_goes_away_is_told_as_lost() -> None:
@@ -296,6 +308,18 @@ async def test_a_dead_device_slows_no_other(air: Air) -> None:
         await asyncio.sleep(100)
         assert (lost.state, found.state) == (State.OFFLINE, State.ONLINE)
         assert found.reads > 99
+
+
+async def test_two_devices_of_the_cloud_may_be_one_in_the_field(air: Air) -> None:
+    tag = await sensor_tag(air)
+    definition = define(led(), config={"macAddress": ADDRESS})
+    async with at_work(air, definition, FakeEdge()) as first:
+        async with at_work(air, definition, FakeEdge()) as second:
+            await asyncio.sleep(5)
+            assert (first.state, second.state) == (State.ONLINE, State.ONLINE)
+        await asyncio.sleep(5)
+        assert first.state is State.ONLINE
+    assert not tag.device.connections
 
 
 async def test_the_example_works(air: Air) -> None:
