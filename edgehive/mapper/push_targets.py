@@ -205,12 +205,12 @@ class _Redis:
     async def push(self, sample: Sample) -> None:
         member = msgspec.json.encode(
             {
-                "deviceName": sample.device.name,
-                "namespace": sample.device.namespace,
-                "propertyName": sample.name,
-                "value": sample.text,
-                "type": sample.type,
-                "timeStamp": sample.millis,
+                "DeviceName": sample.device.name,
+                "PropertyName": sample.name,
+                "Namespace": sample.device.namespace,
+                "Value": sample.text,
+                "Type": sample.type,
+                "TimeStamp": sample.millis,
             }
         )
         try:
@@ -278,24 +278,34 @@ class _Mysql:
         self._config = config
         self._password = os.environ.get("PASSWORD", "")
         self._connection: Any = None
+        self._is_made = False
 
     async def push(self, sample: Sample) -> None:
         connection = self._connection = self._connection or await self._connect()
-        table = f"{sample.device}/{sample.name}".replace("`", "``")
+        table = f"{sample.device}/{sample.name}"
+        # The library takes a % for a place of a value.
+        quoted = f"`{table.replace('`', '``').replace('%', '%%')}`"
         try:
             async with connection.cursor() as cursor:
-                await cursor.execute(
-                    f"CREATE TABLE IF NOT EXISTS `{table}` "
-                    "(id INT AUTO_INCREMENT PRIMARY KEY, ts DATETIME NOT NULL, field TEXT)"
-                )
-                insert = f"INSERT INTO `{table}` (ts, field) VALUES (%s, %s)"  # noqa: S608 - the name is quoted above
+                if not self._is_made:
+                    await self._make(cursor, table, quoted)
+                    self._is_made = True
+                insert = f"INSERT INTO {quoted} (ts, field) VALUES (%s, %s)"  # noqa: S608 - the name is quoted above
                 await cursor.execute(insert, (sample.time, sample.text))
         except Exception as error:  # the library's errors have no root that can be named without importing it
             await self.close()
             raise PushFailed(f"MySQL: {error}") from error
 
+    async def _make(self, cursor: Any, table: str, quoted: str) -> None:
+        """The table, once: of one that is there already the library would warn each time."""
+        here = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s"
+        await cursor.execute(here, (table,))
+        if await cursor.fetchone() is None:
+            columns = "(id INT AUTO_INCREMENT PRIMARY KEY, ts DATETIME NOT NULL, field TEXT)"
+            await cursor.execute(f"CREATE TABLE IF NOT EXISTS {quoted} {columns}", ())
+
     async def close(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._is_made = self._connection, None, False
         if connection is not None:
             connection.close()
 
@@ -312,6 +322,7 @@ class _Mysql:
                 user=self._config.user_name,
                 password=self._password,
                 db=self._config.database,
+                charset="utf8mb4",
                 autocommit=True,
             )
         except Exception as error:
