@@ -31,7 +31,7 @@ from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.wire import join
 from edgehive.wire.acceptor import Acceptor
 from edgehive.wire.dialing import REFUSAL_HEADER
-from edgehive.wire.hub_link import HubLink
+from edgehive.wire.hub_link import MESSAGE_RATE, HubLink
 from edgehive.wire.link import LinkClosed, Peer
 from edgehive.wire.link_metrics import UNREGISTERED, LinkMetrics
 
@@ -61,6 +61,7 @@ class HubDoor:
     judge: Callable[[Peer], str] = _everybody
     clock: Clock = field(default_factory=SystemClock)
     metrics: LinkMetrics = UNREGISTERED
+    message_rate: float = MESSAGE_RATE
     _links: set[HubLink] = field(default_factory=set)
     _offers: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -115,6 +116,7 @@ class HubDoor:
             refusals=self.refusals,
             links=self._links,
             lost=lost,
+            message_rate=self.message_rate,
         )
         if not self.acceptor.offer_now(link):
             offer = spawn(self._offer(link), name=f"link of {peer.node}")

@@ -26,9 +26,9 @@ WRITE_SECONDS = 15.0
 CLOSE_SECONDS = 1.0
 #: Received and not yet taken by the reader; beyond, the connection is not read.
 WAITING_BYTES, WAITING_FRAMES = 256 * 1024, 64
-#: What a node may send before it is read more slowly; an edge limits itself to 30 a second, and to 60 at once
-#: (edgeHub.messageQPS, messageBurst).
-MESSAGE_RATE, MESSAGE_BURST = 100.0, 300
+#: Messages a second that a node may send before it is read more slowly, unless configured, and for how many seconds'
+#: worth of them at once; an edge limits itself to 30 a second, and to 60 at once (edgeHub.messageQPS, messageBurst).
+MESSAGE_RATE, BURST_SECONDS = 100.0, 3.0
 #: What acknowledgements and keepalives count: nothing beyond the hub has work with them.
 LIGHT = 0.2
 _LIGHT_OPERATIONS = frozenset({Operation.RESPONSE, Operation.KEEPALIVE, *CONTROL_OPERATIONS})
@@ -37,20 +37,20 @@ _LIGHT_OPERATIONS = frozenset({Operation.RESPONSE, Operation.KEEPALIVE, *CONTROL
 class Allowance:
     """How many messages a peer may send; who sends more is read more slowly, and nothing is lost."""
 
-    __slots__ = ("_at", "_burst", "_left", "_rate")
+    __slots__ = ("_at", "_burst", "_left", "rate")
 
     def __init__(self, rate: float, burst: int) -> None:
-        self._rate = rate
+        self.rate = rate
         self._burst = burst
         self._left = float(burst)
         self._at = 0.0
 
     def take(self, now: float, cost: float = 1.0) -> float:
         """Count one message at `now`; the seconds to wait before it is handed on."""
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._left = min(self._burst, self._left + (now - self._at) * self.rate)
         self._at = now
         self._left -= cost
-        return max(0.0, -self._left / self._rate)
+        return max(0.0, -self._left / self.rate)
 
 
 class HubLink(SharedBufferProtocol):
@@ -72,6 +72,7 @@ class HubLink(SharedBufferProtocol):
         refusals: Refusals,
         links: "set[HubLink]",
         lost: asyncio.Event | None = None,
+        message_rate: float = MESSAGE_RATE,
     ) -> None:
         """It stands in `links` while it is connected; `lost` is set afterwards."""
         self._loop = asyncio.get_running_loop()
@@ -80,7 +81,7 @@ class HubLink(SharedBufferProtocol):
         self._clock = clock
         self._metrics = metrics
         self._refusals = refusals
-        self._allowance = Allowance(MESSAGE_RATE, MESSAGE_BURST)
+        self._allowance = Allowance(message_rate, round(BURST_SECONDS * message_rate))
         self._links = links
         self._lost = lost
         #: The beginning of a frame; bytes while there is none.
@@ -190,7 +191,8 @@ class HubLink(SharedBufferProtocol):
     async def _slow_down(self, delay: float) -> None:
         self._metrics.slowed.inc()
         node = self._peer.node
-        self._refusals.refuse("message rate", f"node {node} sends too many messages", about=node)
+        said = f"node {node} sends more than {self._allowance.rate:g} messages a second and is read more slowly"
+        self._refusals.refuse("message rate", f"{said} (modules.cloudHub.nodeMessageQPS)", about=node)
         await asyncio.sleep(delay)
 
     async def _answer_control(self, message: Message) -> None:

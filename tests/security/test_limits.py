@@ -369,7 +369,7 @@ def test_a_node_that_sends_too_much_waits_and_loses_nothing() -> None:
 
 
 async def test_a_flood_is_read_at_its_allowance_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgehive.wire.hub_link.MESSAGE_BURST", 5)
+    monkeypatch.setattr("edgehive.wire.hub_link.BURST_SECONDS", 0.05)
     async with doors(tmp_path) as it:
         link, there = await linked(it)
         for number in range(30):

@@ -130,6 +130,9 @@ class CloudHub(_Section, frozen=True):
     keepalive_interval: Positive = 30
     #: Sessions at most; a further node is refused.
     node_limit: Positive = 500
+    #: Messages a second of one node beyond which it is read more slowly. A node whose devices report more often wants
+    #: more, besides its own modules.edgeHub.messageQPS. Ours alone.
+    node_message_qps: Positive = msgspec.field(default=100, name="nodeMessageQPS")
     tls_ca_file: str = msgspec.field(default="/etc/kubeedge/ca/rootCA.crt", name="tlsCAFile")
     tls_ca_key_file: str = msgspec.field(default="/etc/kubeedge/ca/rootCA.key", name="tlsCAKeyFile")
     tls_cert_file: str = "/etc/kubeedge/certs/server.crt"

@@ -42,7 +42,7 @@ async def websocket_acceptor(
     acceptor = Acceptor("the hub")
     refusals = Refusals("hub", log, registry)
     judge = _strict if config.authorization.enforced else _lenient(refusals)
-    door = HubDoor(acceptor, refusals, judge, clock, metrics)
+    door = HubDoor(acceptor, refusals, judge, clock, metrics, config.node_message_qps)
     context = authority.context(client_certificate="required")
     context.set_ciphers(ECDSA_CIPHERS)
     listen = config.websocket

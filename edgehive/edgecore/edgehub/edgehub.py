@@ -42,6 +42,8 @@ NOTICE_GROUPS = (Group.META, Group.TWIN, Group.BUS, Group.TASK_MANAGER, Group.ED
 OFFERS = (inventory.OFFER,)
 #: Acknowledgements held in memory while there is no link; older ones make room.
 HELD_LIMIT = 256
+#: Seconds for which messageQPS holds everything back before that is said.
+HELD_SECONDS = 10.0
 #: A cloud that comes back is found within half a minute, and many nodes do not knock at once.
 RECONNECT = Backoff(first=0.5, factor=2.0, limit=30.0, jitter=0.5)
 
@@ -84,6 +86,7 @@ class EdgeHub:
         self._sending = asyncio.Lock()
         self._held: deque[Message] = deque()
         self._pace: TokenBucket | None = None
+        self._told_of_pace = False
         registry = registry or CollectorRegistry()
         self._connected = metrics.gauge(
             "edgehive_hub_connected", "1 while the link to the cloud is up.", registry=registry
@@ -250,6 +253,7 @@ class EdgeHub:
         """True when the transport took it, or never will."""
         assert self._pace is not None
         await self._pace.take()
+        self._tell_of_pace(self._pace)
         try:
             await link.send(message)
         except MessageTooLarge as error:
@@ -258,6 +262,18 @@ class EdgeHub:
             self._broken.set()
             return False
         return True
+
+    def _tell_of_pace(self, pace: TokenBucket) -> None:
+        """Once, until there was room again: whoever looks at old values in the cloud is to find the reason."""
+        if pace.held < HELD_SECONDS:
+            self._told_of_pace = self._told_of_pace and pace.held > 0
+        elif not self._told_of_pace:
+            self._told_of_pace = True
+            log.warning(
+                "more is to be told than %g messages a second, so the cloud hears late, as of what devices report; "
+                "raise modules.edgeHub.messageQPS (and modules.cloudHub.nodeMessageQPS beyond 100)",
+                pace.rate,
+            )
 
     def _hold(self, message: Message) -> None:
         if outbound.fate(message) is Fate.DROP:

@@ -73,7 +73,9 @@ class Edge:
 
 
 @asynccontextmanager
-async def running_edge(path: Path, cloud: Cloud, *, heartbeat: float = 15.0, rate: float = 1e6) -> AsyncIterator[Edge]:
+async def running_edge(
+    path: Path, cloud: Cloud, *, heartbeat: float = 15.0, rate: float = 1e6, burst: int = 1000
+) -> AsyncIterator[Edge]:
     clock = SystemClock()
     async with edge_database(path, clock) as database:
         bus = Bus()
@@ -84,7 +86,7 @@ async def running_edge(path: Path, cloud: Cloud, *, heartbeat: float = 15.0, rat
             renewal.clear()
 
         hub = EdgeHub(
-            bus, database, clock, cloud.dial, renewed=renewed, heartbeat=heartbeat, rate=rate, burst=1000,
+            bus, database, clock, cloud.dial, renewed=renewed, heartbeat=heartbeat, rate=rate, burst=burst,
             backoff=Backoff(first=0.001, factor=1.0, limit=0.001),
         )  # fmt: skip
         edge = Edge(bus, cloud, hub)

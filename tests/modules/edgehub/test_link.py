@@ -122,3 +122,27 @@ async def test_a_burst_is_slowed_to_the_configured_pace():
     for _ in range(13):
         await bucket.take()
     assert loop.time() - started == 5
+
+
+@pytest.mark.looptime
+async def test_how_long_it_has_held_back_everything_is_known():
+    bucket = TokenBucket(rate=2, burst=1)
+    for _ in range(21):
+        await bucket.take()
+    assert bucket.held == 10
+    await asyncio.sleep(1)
+    await bucket.take()
+    assert bucket.held == 0
+
+
+async def test_a_pace_that_is_too_slow_is_named_once(start, cloud, caplog, monkeypatch):
+    monkeypatch.setattr("edgehive.edgecore.edgehub.edgehub.HELD_SECONDS", 0.05)
+    async with start(cloud, rate=200, burst=1) as slow:
+        link = await cloud.accept()
+        for _ in range(40):
+            await slow.send()
+        for _ in range(40):
+            await link.receive()
+    said = [r.getMessage() for r in caplog.records if "messageQPS" in r.getMessage()]
+    assert len(said) == 1
+    assert "more is to be told than 200 messages a second" in said[0]
