@@ -29,6 +29,7 @@ class Device:
         clock: Clock,
         *,
         deadline: float = DEADLINE,
+        room: asyncio.Semaphore | None = None,
     ) -> None:
         self.definition = definition
         self.state = State.UNKNOWN
@@ -37,7 +38,7 @@ class Device:
         #: Values read since the start.
         self.reads = 0
         self._poller = Poller(make, definition, self, deadline=deadline)
-        self._reporter = Reporter(definition, edge, clock)
+        self._reporter = Reporter(definition, edge, clock, room)
         self._pushes = Pushes(definition, clock)
         self._tell_faults()
 

@@ -22,6 +22,10 @@ log = logging.getLogger("edgehive.mapper")
 
 #: Seconds after which a device's task that failed by our own fault begins anew.
 AGAIN = 5.0
+#: Seconds between the beginnings of two devices, so that a thousand that came together are not all read in one moment.
+APART = 0.001
+#: Calls of the edge at a time: more would only wait there, with values that grow old.
+CALLS = 64
 #: Devices of one mapper.
 LIMIT = 10_000
 
@@ -50,6 +54,8 @@ class Devices:
         self._deadline = deadline
         self._kept: dict[DeviceId, _Kept] = {}
         self._models: dict[tuple[str, str], api.DeviceModel] = {}
+        self._began_last = 0.0
+        self._room = asyncio.Semaphore(CALLS)
 
     def put(self, told: api.Device) -> None:
         """A new device, or a newer form of one; raises NotTaken, also where only a part of it works."""
@@ -109,6 +115,12 @@ class Devices:
         await cancel_and_join(*(kept.task for kept in self._kept.values()))
         self._kept.clear()
 
+    def _turn(self) -> float:
+        """Seconds until the next device may begin."""
+        now = asyncio.get_running_loop().time()
+        self._began_last = max(now, self._began_last + APART)
+        return self._began_last - now
+
     def _settle(self, id: DeviceId, kept: _Kept) -> tuple[str, ...]:
         """Begin or change the device by what is known now; what of it cannot be used."""
         model = self._models.get((id.namespace, kept.told.spec.model_name))
@@ -117,14 +129,17 @@ class Devices:
             return ()
         definition = definition_of(kept.told, model)
         if kept.device is None:
-            kept.device = Device(definition, self._make, self._edge, self._clock, deadline=self._deadline)
-            kept.task = spawn(_keep_running(kept.device), name=f"device {id}")
+            kept.device = Device(
+                definition, self._make, self._edge, self._clock, deadline=self._deadline, room=self._room
+            )
+            kept.task = spawn(_keep_running(kept.device, self._turn()), name=f"device {id}")
         elif definition != kept.device.definition or definition.faults != kept.device.definition.faults:
             kept.device.follow(definition)
         return definition.faults
 
 
-async def _keep_running(device: Device) -> None:
+async def _keep_running(device: Device, after: float) -> None:
+    await asyncio.sleep(after)
     while True:
         try:
             await device.run()

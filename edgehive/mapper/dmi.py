@@ -73,7 +73,7 @@ class EdgeManager:
         stub: UnaryUnaryMethod[Any, Any] = UnaryUnaryMethod(self._channel, f"{_MANAGER}{method}", type(request), reply)
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                return await stub(request, timeout=CALL_SECONDS)
+                return await stub(request)
         except GRPCError as error:
             text = error.message or Status(error.status).name
             raise (EdgeAway if error.status in _AWAY else EdgeRefused)(text) from error

@@ -80,7 +80,9 @@ class _Known:
 class Reporter:
     """One device."""
 
-    def __init__(self, definition: Definition, edge: Edge, clock: Clock) -> None:
+    def __init__(self, definition: Definition, edge: Edge, clock: Clock, room: asyncio.Semaphore | None = None) -> None:
+        """Devices that share `room` tell that many at a time; what is told is read when it is one's turn."""
+        self._room = room or asyncio.Semaphore()
         self._definition = definition
         self._edge = edge
         self._clock = clock
@@ -141,8 +143,9 @@ class Reporter:
         while True:
             await self._until_due()
             try:
-                await self._tell_state()
-                await self._tell_values()
+                async with self._room:
+                    await self._tell_state()
+                    await self._tell_values()
                 attempt = 0
             except EdgeAway:
                 await asyncio.sleep(PATIENT.delay(attempt))

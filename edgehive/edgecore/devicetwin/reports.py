@@ -20,8 +20,9 @@ from edgehive.wire.devices import ReportKind
 
 log = logging.getLogger("edgehive.devicetwin")
 
-#: Reports on their way at once.
-WINDOW = 256
+#: Reports on their way at once: as many as the hub sends before it hears of one. What waits longer is better written
+#: later, when its values are newer.
+WINDOW = 64
 #: Seconds between two reports of one thing: a value that changes a thousand times a second is told this often.
 PACE = 0.2
 #: Seconds after which an unconfirmed report no longer holds back a newer one, which then takes its place in the hub.

@@ -2,16 +2,21 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from grpclib.exceptions import GRPCError
+from mapper_rig import CLOCK, FakeEdge
 
 from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.mapper import Value, Visitor
 from edgehive.mapper.app import main
 from edgehive.mapper.conformance.edge import Caller, Edge, unavailable, wrapped
+from edgehive.mapper.devices import Devices
+from edgehive.mapper.dmi_objects import device_of, model_of
 from edgehive.mapper.service import Mapper
 from edgehive.mappers.virtual import Virtual
 from edgehive.protos import dmi_pb2 as dmi
@@ -177,3 +182,50 @@ def test_a_socket_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path, caps
         main(["run", "virtual", "--edge-socket", str(tmp_path / "dmi.sock"), "--socket", str(tmp_path / "file" / "s")])
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("Error: ")
+
+
+class Noting(Virtual):
+    """Reads the time, and notes when it is opened."""
+
+    began: ClassVar[list[float]] = []
+
+    async def open(self, config: Mapping[str, Any]) -> None:
+        self.began.append(asyncio.get_running_loop().time())
+        await super().open(config)
+
+    async def read(self, visitor: Visitor) -> Value:
+        return asyncio.get_running_loop().time()
+
+
+@asynccontextmanager
+async def many(count: int, edge: FakeEdge) -> AsyncIterator[None]:
+    """So many devices that came with one registration."""
+    Noting.began.clear()
+    devices = Devices(Noting, "virtual", edge, CLOCK)
+    devices.put_model(model_of(MODEL))
+    for number in range(count):
+        devices.put(device_of(device(f"d{number}")))
+    try:
+        yield
+    finally:
+        await devices.close()
+
+
+@pytest.mark.looptime
+async def test_devices_that_came_together_begin_one_after_the_other() -> None:
+    async with many(200, FakeEdge()):
+        await asyncio.sleep(1)
+    assert len(Noting.began) == 200
+    assert Noting.began[-1] - Noting.began[0] == pytest.approx(0.199, abs=0.01)
+
+
+@pytest.mark.looptime
+async def test_what_waits_for_a_slow_edge_is_told_as_it_is_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgehive.mapper.devices.CALLS", 1)
+    edge = FakeEdge()
+    edge.slow = 2.0
+    async with many(5, edge):
+        await asyncio.sleep(30)
+    ages = [at - edge.slow - float(told["t"]) for at, _, told in edge.reports]
+    assert len(ages) >= 6
+    assert max(ages) < 0.2
