@@ -25,6 +25,9 @@ _RETAIN_KEYS: Final = "$retainKeys"
 _ORDER: Final = "$setElementOrder/"
 _DELETE_PRIMITIVES: Final = "$deleteFromPrimitiveList/"
 
+#: Values of JSON that need no copy.
+_UNCHANGING: Final = (str, int, float, bool, type(None))
+
 JsonObject = dict[str, Any]
 
 
@@ -36,7 +39,7 @@ def apply_json(original: Mapping[str, Any], operations: Sequence[Mapping[str, An
     import jsonpatch  # a heavy import few processes need
 
     _check_operations(operations)
-    document: Any = copy.deepcopy(dict(original))
+    document: Any = _copied(dict(original))
     copied = 0
     try:
         for operation in operations:
@@ -79,9 +82,18 @@ def _unprocessable() -> Invalid:
 # ---------------------------------------------------------------- merge patch (RFC 7386)
 
 
+def _copied(value: Any) -> Any:
+    """A copy of JSON that shares nothing that can be changed; `copy.deepcopy` takes five times as long for it."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value if isinstance(value, _UNCHANGING) else copy.deepcopy(value)
+
+
 def apply_merge(original: Mapping[str, Any], patch: Mapping[str, Any]) -> JsonObject:
     """Apply an RFC 7386 merge patch; null removes."""
-    merged = _merge(copy.deepcopy(dict(original)), copy.deepcopy(dict(patch)))
+    merged = _merge(_copied(dict(original)), _copied(dict(patch)))
     return merged
 
 
@@ -107,7 +119,7 @@ def create_merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> JsonOb
         if isinstance(before, dict) and isinstance(value, dict):
             patch[key] = create_merge_patch(before, value)
         else:
-            patch[key] = copy.deepcopy(value)
+            patch[key] = _copied(value)
     return patch
 
 
@@ -121,7 +133,7 @@ def apply_strategic(original: Mapping[str, Any], patch: Mapping[str, Any], api_v
         raise UnsupportedMediaType(
             f"strategic merge patch is not supported for {kind} in {api_version}; use application/merge-patch+json"
         )
-    return _merge_map(copy.deepcopy(dict(original)), copy.deepcopy(dict(patch)), schema)
+    return _merge_map(_copied(dict(original)), _copied(dict(patch)), schema)
 
 
 def _merge_map(original: JsonObject, patch: JsonObject, schema: TypeInfo | None) -> JsonObject:
@@ -259,7 +271,7 @@ def _diff_map(old: Mapping[str, Any], new: Mapping[str, Any], schema: TypeInfo |
     patch: JsonObject = {key: None for key in old if key not in new}
     for key, value in new.items():
         if key not in old:
-            patch[key] = copy.deepcopy(value)
+            patch[key] = _copied(value)
         elif old[key] != value or type(old[key]) is not type(value):
             patch |= _diff_value(key, old[key], value, _field(schema, key))
     return patch
@@ -273,14 +285,14 @@ def _diff_value(key: str, old: Any, new: Any, field: Field | None) -> JsonObject
         return {key: below}
     if isinstance(old, list) and isinstance(new, list) and field is not None and field.merges:
         return _diff_list(key, old, new, field)
-    return {key: copy.deepcopy(new)}
+    return {key: _copied(new)}
 
 
 def _diff_list(key: str, old: list[Any], new: list[Any], field: Field) -> JsonObject:
     if not field.merge_key:
         return _diff_primitives(key, old, new)
     if not _has_unique_keys(old, field.merge_key) or not _has_unique_keys(new, field.merge_key):
-        return {key: [*copy.deepcopy(new), {_DIRECTIVE: "replace"}]}
+        return {key: [*_copied(new), {_DIRECTIVE: "replace"}]}
     merge_key, schema = field.merge_key, _below(field)
     before = {_hashable(item[merge_key]): item for item in old}
     after = {_hashable(item[merge_key]) for item in new}
@@ -288,7 +300,7 @@ def _diff_list(key: str, old: list[Any], new: list[Any], field: Field) -> JsonOb
     for item in new:
         previous = before.get(_hashable(item[merge_key]))
         if previous is None:
-            changes.append(copy.deepcopy(item))
+            changes.append(_copied(item))
         elif previous != item:
             change = _diff_map(previous, item, schema) | {merge_key: item[merge_key]}
             changes.append(change | ({_RETAIN_KEYS: sorted(item)} if field.retains_keys else {}))
