@@ -68,15 +68,19 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def own_cloud(folder: Path, nodes: int, environment: Mapping[str, str] | None = None) -> AsyncIterator[OwnCloud]:
-    """For so many nodes; `environment` is cloudcore's."""
+async def own_cloud(
+    folder: Path, nodes: int, environment: Mapping[str, str] | None = None, hub: Mapping[str, int] | None = None
+) -> AsyncIterator[OwnCloud]:
+    """For so many nodes; `environment` is cloudcore's, `hub` what its cloudHub has besides."""
     api_port, hub_port, join_port, monitor_port = free_ports(4)
     site, kubeconfig = folder / "site", folder / "site" / "kubeconfig"
     up = ("edgesite", "up", "--no-node", "--data", str(site), "--port", str(api_port))
     with _process(folder / "site.log", *up) as api:
         await _until(api, folder / "site.log", lambda: kubeconfig.exists() and listens(api_port))
         config = folder / "cloudcore.yaml"
-        config.write_text(yaml.safe_dump(_config(folder, kubeconfig, nodes, (hub_port, join_port, monitor_port))))
+        config.write_text(
+            yaml.safe_dump(_config(folder, kubeconfig, nodes, (hub_port, join_port, monitor_port), hub or {}))
+        )
         words = ("cloudcore", "--log-level", "warning", "--config", str(config))
         log = folder / "cloudcore.log"
         with _process(log, *words, environment=environment) as cloudcore:
@@ -130,7 +134,9 @@ def _demand_life(process: "subprocess.Popen[bytes]", log: Path) -> None:
         raise CloudFailed(f"a process of the cloud ended: {lines[-1] if lines else 'it said nothing'}")
 
 
-def _config(folder: Path, kubeconfig: Path, nodes: int, ports: tuple[int, int, int]) -> dict[str, object]:
+def _config(
+    folder: Path, kubeconfig: Path, nodes: int, ports: tuple[int, int, int], own: Mapping[str, int]
+) -> dict[str, object]:
     hub_port, join_port, monitor_port = ports
     names = ("tlsCAFile", "tlsCAKeyFile", "tlsCertFile", "tlsPrivateKeyFile")
     hub: dict[str, object] = {name: str(folder / name) for name in names}
@@ -139,6 +145,7 @@ def _config(folder: Path, kubeconfig: Path, nodes: int, ports: tuple[int, int, i
         "advertiseAddress": ["127.0.0.1"],
         "websocket": {"address": "127.0.0.1", "port": hub_port},
         "https": {"address": "127.0.0.1", "port": join_port},
+        **own,
     }
     return {
         "apiVersion": "cloudcore.config.kubeedge.io/v1alpha1",
