@@ -102,6 +102,8 @@ class Air:
     def __init__(self) -> None:
         self.link = LocalLink()  # type: ignore[no-untyped-call]
         self.devices: list[VirtualDevice] = []
+        #: Addresses of devices that advertise and let nobody connect.
+        self.deaf: set[hci.Address] = set()
         #: Scans that go on, and how many there were.
         self.scanning = 0
         self.scans = 0
@@ -193,6 +195,8 @@ class _Client(BaseBleakClient):
         return self._connection is not None
 
     async def connect(self, pair: bool, **_: Any) -> None:  # noqa: ARG002 - bleak names it
+        if self._address in self.air.deaf:
+            await asyncio.Event().wait()
         try:
             kept = [item for item in self.air.central.connections.values() if item.peer_address == self._address]
             connection = kept[0] if kept else await self.air.central.connect(self._address, timeout=5)

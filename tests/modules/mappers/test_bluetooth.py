@@ -223,6 +223,21 @@ async def test_devices_that_are_not_there_keep_nobody_from_finding_another(air: 
         await item.close()
 
 
+async def test_a_device_that_cannot_be_connected_is_told_and_the_next_has_its_turn(air: Air) -> None:
+    await sensor_tag(air)
+    stubborn = await air.device("Stubborn", "BC:6A:29:AE:CC:98", Cell(TEMPERATURE))
+    air.deaf.add(stubborn.device.random_address)
+    first, second, now = driver_of(air)(), driver_of(air)(), asyncio.get_running_loop().time
+    opening = spawn(first.open({"localName": "Stubborn"}), name="stubborn")
+    await asyncio.sleep(1)
+    await second.open({"macAddress": ADDRESS})
+    assert now() < 6
+    with pytest.raises(ConnectionError, match="'Stubborn' is heard, but no connection was made in 5 s"):
+        await opening
+    await first.close()
+    await second.close()
+
+
 @pytest.mark.parametrize("config", [{"localName": "sensor tag"}, {"macAddress": ADDRESS}])
 async def test_a_device_that_was_left_connected_is_found(air: Air, config: dict[str, str]) -> None:
     tag = await sensor_tag(air)
