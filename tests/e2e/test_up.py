@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_edgesite_command import kubectl, until
+from test_edgesite_command import edgesite, kubectl, until
 
-from edgehive.testing.ports import free_ports
+from edgehive.testing.ports import free_port, free_ports
 
 ROOT = Path(__file__).parents[2]
+MODBUS = ROOT / "examples" / "modbus"
 TARGET = "/spec/properties/1/desired/value"
 
 
@@ -68,9 +69,9 @@ def mappers(data: Path) -> list[int]:
     return found
 
 
-def reports(data: Path, target: str) -> Callable[[], bool]:
+def reports(data: Path, target: str, device: str = "kitchen") -> Callable[[], bool]:
     def look() -> bool:
-        status = json.loads(kubectl(data, "get", "devicestatus", "kitchen", "-o", "json"))["status"]
+        status = json.loads(kubectl(data, "get", "devicestatus", device, "-o", "json"))["status"]
         twins = {twin["propertyName"]: twin.get("reported", {}).get("value") for twin in status.get("twins", [])}
         return twins.get("target") == target
 
@@ -82,7 +83,25 @@ def desire(data: Path, target: str) -> None:
     kubectl(data, "patch", "device", "kitchen", "--type=json", "-p", json.dumps(patch))
 
 
-def test_a_device_works_at_once_and_goes_without_a_trace(data: Path) -> None:
+@pytest.fixture
+def boiler(tmp_path: Path) -> Iterator[Path]:
+    """The simulator of examples/modbus on a port of its own; its description."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, str(MODBUS / "simulator.py"), str(port)], stdout=subprocess.PIPE)
+    described = (MODBUS / "device.yaml").read_text()
+    (tmp_path / "device.yaml").write_text(
+        described.replace("5020", str(port)).replace("nodeName: edge", "nodeName: shop")
+    )
+    try:
+        assert process.stdout is not None
+        assert b"a boiler at" in process.stdout.readline()
+        yield tmp_path / "device.yaml"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_devices_work_at_once_and_go_without_a_trace(data: Path, boiler: Path) -> None:
     said = up(data)
     row = next(line.split() for line in said.splitlines() if line.split()[1:2] == ["kitchen"] and " target " in line)
     assert row[2:] == ["shop", "thermometer", "online", "target", "21", "21.0", "°C", row[9], "-"]
@@ -109,6 +128,17 @@ def test_a_device_works_at_once_and_goes_without_a_trace(data: Path) -> None:
     up(data)
     desire(data, "23")
     until(reports(data, "23.0"))
+
+    edgesite("mapper", "add", "modbus", "--data", str(data))
+    kubectl(data, "apply", "-f", str(boiler))
+    until(lambda: "boiler-1" in kubectl(data, "get", "devicestatus", "-o", "name"))
+    until(reports(data, "60.0", "boiler-1"))
+    subprocess.run(
+        [sys.executable, "-m", "edgehive", "devices", "set", "boiler-1", "target", "70"],
+        env={**os.environ, "KUBECONFIG": str(data / "kubeconfig")}, check=True, timeout=60,
+    )  # fmt: skip
+    until(reports(data, "70.0", "boiler-1"))
+    assert len(mappers(data)) == 2
 
     up(data, "--down")
     assert not data.exists()
