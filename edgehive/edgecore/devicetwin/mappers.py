@@ -42,8 +42,6 @@ class Verb(StrEnum):
     CREATE_MODEL = "CreateDeviceModel"
     UPDATE_MODEL = "UpdateDeviceModel"
     REMOVE_MODEL = "RemoveDeviceModel"
-    #: Does it still have the device?
-    CHECK = "GetDevice"
 
 
 _MODEL_VERBS = frozenset({Verb.CREATE_MODEL, Verb.UPDATE_MODEL, Verb.REMOVE_MODEL})
@@ -54,7 +52,6 @@ _TYPES: dict[Verb, tuple[type[Message], type[Message]]] = {
     Verb.CREATE_MODEL: (dmi.CreateDeviceModelRequest, dmi.CreateDeviceModelResponse),
     Verb.UPDATE_MODEL: (dmi.UpdateDeviceModelRequest, dmi.UpdateDeviceModelResponse),
     Verb.REMOVE_MODEL: (dmi.RemoveDeviceModelRequest, dmi.RemoveDeviceModelResponse),
-    Verb.CHECK: (dmi.GetDeviceRequest, dmi.GetDeviceResponse),
 }
 
 
@@ -66,9 +63,9 @@ class Order(NamedTuple):
 
     @property
     def key(self) -> tuple[bool, bool, str]:
-        """Newer orders of one key replace older ones; a removal stands for itself, and so does a check."""
+        """Newer orders of one key replace older ones; a removal stands for itself."""
         removes = self.verb in (Verb.REMOVE, Verb.REMOVE_MODEL)
-        return self.verb in _MODEL_VERBS, removes, f"{self.id}?" if self.verb is Verb.CHECK else self.id
+        return self.verb in _MODEL_VERBS, removes, self.id
 
 
 class MapperRefused(Exception):
@@ -167,17 +164,13 @@ class Mapper:
             await self._done(order, request, refusal)
 
     async def _call(self, verb: Verb, request: Message) -> None:
-        reply = await self._exchange(verb.value, request, _TYPES[verb][1])
-        if verb is Verb.CHECK and not reply.device.name:
-            raise MapperRefused(f"{verb}: it does not have the device")
-
-    async def _exchange(self, method: str, request: Message, reply: type[Message]) -> Any:
+        method, reply = verb.value, _TYPES[verb][1]
         if self._channel is None:
             self._channel = Channel(path=self.row.address.decode().removeprefix("unix://"))
         stub: UnaryUnaryMethod[Any, Any] = UnaryUnaryMethod(self._channel, f"{_SERVICE}{method}", type(request), reply)
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                return await stub(request, timeout=CALL_SECONDS)
+                await stub(request, timeout=CALL_SECONDS)
         except GRPCError as error:
             text = f"{method}: {error.message or Status(error.status).name}"
             raise (MapperAway if error.status in _AWAY else MapperRefused)(text) from error

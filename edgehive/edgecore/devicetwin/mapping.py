@@ -52,30 +52,14 @@ class Mapping:
     async def start(self) -> None:
         """Serve the mappers that registered before, and tell them what changed since they were last told.
 
-        One that does not have a device it was told of began anew while nobody was here: it is told everything.
+        One that began anew meanwhile registers again. It is not asked what it has: GetDevice ends a Go mapper.
         """
         for row in await self._rows.mappers():
             await self.mappers.put(row)
-            known = [self._house.devices.get(id) for id in self._house.catalog.devices_of(protocol=row.protocol)]
-            if told := [device for device in known if device is not None and device.told]:
-                self.mappers.order(row.protocol, [Order(Verb.CHECK, told[0].id)])
-            self._order_all(row.protocol)
-
-    def _order_all(self, protocol: str) -> None:
-        for id in self._house.catalog.devices_of(protocol=protocol):
-            device = self._house.devices.get(id)
-            verb = Verb.UPDATE if device is not None and device.told else Verb.REGISTER
-            self.mappers.order(protocol, [Order(verb, id)])
-
-    def _begin_anew(self, protocol: str) -> None:
-        models = set()
-        for id in self._house.catalog.devices_of(protocol=protocol):
-            if (device := self._house.devices.get(id)) is not None:
-                device.told = ""
-            if (known := self._house.catalog.get(id)) is not None and known.model:
-                models.add(known.model)
-        self.mappers.order(protocol, [Order(Verb.CREATE_MODEL, id) for id in sorted(models)])
-        self._order_all(protocol)
+            for id in self._house.catalog.devices_of(protocol=row.protocol):
+                device = self._house.devices.get(id)
+                verb = Verb.UPDATE if device is not None and device.told else Verb.REGISTER
+                self.mappers.order(row.protocol, [Order(verb, id)])
 
     # Behind the socket
 
@@ -140,8 +124,6 @@ class Mapping:
         namespace, _, name = order.id.partition("/")
         if order.verb is Verb.REMOVE:
             return dmi.RemoveDeviceRequest(deviceName=name, deviceNamespace=namespace)
-        if order.verb is Verb.CHECK:
-            return dmi.GetDeviceRequest(deviceName=name, deviceNamespace=namespace)
         if order.verb is Verb.REMOVE_MODEL:
             return dmi.RemoveDeviceModelRequest(modelName=name, modelNamespace=namespace)
         if order.verb in (Verb.CREATE_MODEL, Verb.UPDATE_MODEL):
@@ -169,11 +151,8 @@ class Mapping:
         return type(device=message)
 
     async def _done(self, order: Order, request: Protobuf, refusal: str) -> None:
-        device, known = self._house.devices.get(order.id), self._house.catalog.get(order.id)
-        if refusal and order.verb is Verb.CHECK:
-            if known is not None:
-                self._begin_anew(known.protocol)
-        elif refusal:
+        device = self._house.devices.get(order.id)
+        if refusal:
             log.error("a mapper refuses %s of %s: %s", order.verb, order.id, refusal)
             if device is not None:
                 await self._tell(device, "MapperRefused", f"its mapper refuses it: {refusal}")
