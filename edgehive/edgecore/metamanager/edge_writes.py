@@ -52,7 +52,10 @@ Happened = Callable[[Document, str, str], Awaitable[None]]
 
 
 class EdgeWrites:
-    """One per metamanager; `run` sends. Callers hold the object's turn, which `turn` gives, except where noted."""
+    """One per metamanager; `run` sends. Callers hold the object's turn, which `turn` gives, except where noted.
+
+    `waiting` is told how many objects the cloud has yet to take.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class EdgeWrites:
         tell: Tell,
         happened: Happened,
         turn: Callable[[str], asyncio.Lock],
+        waiting: Callable[[float], None],
     ) -> None:
         self._store = store
         self._cloud = cloud
@@ -70,6 +74,7 @@ class EdgeWrites:
         self._tell = tell
         self._happened = happened
         self._turn = turn
+        self._count = waiting
         self._pending: dict[str, Pending] = {}
         self._due = asyncio.Event()
         self._ours = False
@@ -79,6 +84,7 @@ class EdgeWrites:
     async def load(self) -> None:
         """What was pending when the last process ended."""
         self._pending = await self._store.edits()
+        self._count(len(self._pending))
 
     def get(self, key: str) -> Pending | None:
         return self._pending.get(key)
@@ -135,6 +141,7 @@ class EdgeWrites:
             self._pending.pop(key, None)
         else:
             self._pending[key] = pending
+        self._count(len(self._pending))
 
     # Heard of the cloud
 

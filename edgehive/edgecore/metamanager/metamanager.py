@@ -108,9 +108,6 @@ class MetaManager:
         self._shown: EdgeStore | None = None
         #: Once the module runs, and where one is configured.
         self.local_api: MetaServer | None = None
-        self._writes = EdgeWrites(
-            self._store, self._cloud, clock, tell=self._tell_twin, happened=self._happened, turn=self._turn
-        )
         self._room = asyncio.Semaphore(CLOUD_LIMIT)
         self._requests = 0
         self._untold: set[str] = set()
@@ -126,6 +123,18 @@ class MetaManager:
         )
         self._dropped = metrics.counter(
             "edgehive_meta_dropped_events", "Events dropped because the hub took none.", registry=registry
+        )
+        edits_waiting = metrics.gauge(
+            "edgehive_meta_edits_waiting", "Objects written here that the cloud has not taken.", registry=registry
+        )
+        self._writes = EdgeWrites(
+            self._store,
+            self._cloud,
+            clock,
+            tell=self._tell_twin,
+            happened=self._happened,
+            turn=self._turn,
+            waiting=edits_waiting.set,
         )
         self._connected = metrics.gauge("edgehive_meta_connected", "1 while the cloud is reachable.", registry=registry)
 
