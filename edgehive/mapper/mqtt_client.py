@@ -29,10 +29,10 @@ class MqttFailed(Exception):
 
 class MqttClient:
     """`address` is a broker's, as `tcp://host:1883`, `ssl://host:8883` or `host:1883`; `heard` gets what is published
-    to `topics` while there is a connection."""
+    to `topics` while there is a connection, and whether the broker had retained it."""
 
     def __init__(
-        self, address: str, *, topics: Sequence[str] = (), heard: Callable[[str, bytes], None] | None = None
+        self, address: str, *, topics: Sequence[str] = (), heard: Callable[[str, bytes, bool], None] | None = None
     ) -> None:
         self._address = address
         self._topics = topics
@@ -86,7 +86,7 @@ class MqttClient:
             client.subscribe(topic, qos=1)
         return client
 
-    def _hear(self, _client: Any, topic: str, payload: bytes, _qos: int, _properties: Any) -> int:
+    def _hear(self, _client: Any, topic: str, payload: bytes, _qos: int, properties: dict[str, Any]) -> int:
         if self._heard is not None:
-            self._heard(topic, bytes(payload))
+            self._heard(topic, bytes(payload), bool(properties["retain"]))
         return 0

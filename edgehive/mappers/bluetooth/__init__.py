@@ -18,7 +18,7 @@
              notify              true: the device tells changes, instead of being asked at each read
              defaultValue        what an action writes where nothing is desired
 
-dataConverter and dataWrite may be written as JSON text, as stock edges let no objects pass.
+Objects may be written as JSON text, as stock edges let none pass.
 """
 
 from edgehive.mappers.bluetooth.driver import Bluetooth

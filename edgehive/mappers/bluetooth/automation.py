@@ -98,7 +98,7 @@ class Automation:
         await cancel_and_join(self._work)
 
     async def attach(self, gatt: Gatt) -> None:
-        """The device is there: it gets its immediate actions, then schedules go on. Raises OSError."""
+        """The device is there: it gets its immediate actions, then schedules go on. Raises ConnectionError."""
         await self._perform_all(gatt, [item for item in self._rules.actions.values() if item.perform_immediately])
         self._gatt = gatt
         self._connected.set()
@@ -168,7 +168,7 @@ class Automation:
             return
         try:
             await self._perform_all(gatt, [item for item in actions.values() if item.perform_immediately])
-        except (OSError, EOFError):
+        except ConnectionError:
             self._is_lost(gatt)
 
     # Schedules
@@ -203,10 +203,10 @@ class Automation:
             result, fault = "", ""
             try:
                 result = await self._perform(gatt, self._rules.action(name, f"schedule {schedule.name!r}"))
-            except (OSError, EOFError):
-                self._is_lost(gatt)
-                continue
             except Exception as error:  # whatever the device or bleak comes up with is this action's failure
+                if not gatt.is_connected:
+                    self._is_lost(gatt)
+                    continue
                 fault = said(error)
             self._tell(name, result, fault)
             return
@@ -227,13 +227,13 @@ class Automation:
     # Actions
 
     async def _perform_all(self, gatt: Gatt, actions: list[Action]) -> None:
-        """Each, also after one failed; raises OSError or EOFError when the device is lost."""
+        """Each, also after one failed; raises ConnectionError when the device is lost."""
         for action in actions:
             try:
                 await self._perform(gatt, action)
-            except (OSError, EOFError):
-                raise
-            except Exception as error:  # whatever the device or bleak comes up with is this action's failure
+            except Exception as error:  # as above
+                if not gatt.is_connected:
+                    raise ConnectionError(said(error)) from error
                 log.warning("%s: action %s: %s", self._id, action.name, said(error))
                 if self._topics is not None:
                     self._topics.say("error", {"action": action.name, "error": said(error)})

@@ -138,7 +138,7 @@ def data_of(visitor: Visitor, value: Value) -> bytes:
 
 def converter_of(config: Mapping[str, Any]) -> Converter | None:
     """None where the visitor has none; raises ValueError."""
-    told = _structure(config, "dataConverter")
+    told = structure(config, "dataConverter")
     if told is None:
         return None
     start, end = (_index(told, name) for name in ("startIndex", "endIndex"))
@@ -155,7 +155,7 @@ def names_of(config: Mapping[str, Any]) -> dict[str, bytes]:
     """`dataWrite`: the bytes that stand for a value; raises ValueError."""
     name = "dataWrite" if "dataWrite" in config else "dataWriteToBluetooth"
     return {
-        str(key): bytes_of(data, f"{name} of {shown(key)}") for key, data in (_structure(config, name) or {}).items()
+        str(key): bytes_of(data, f"{name} of {shown(key)}") for key, data in (structure(config, name) or {}).items()
     }
 
 
@@ -171,6 +171,19 @@ def bytes_of(told: Any, what: str) -> bytes:
     if isinstance(told, list) and all(isinstance(item, int) and 0 <= item <= 255 for item in told):
         return bounded(bytes(told))
     raise ValueError(f"{what} is {shown(told)}, no list of numbers from 0 to 255, as [1, 255]")
+
+
+def structure(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """An object, also written as JSON text, as stock edges let no objects pass in configData; raises ValueError."""
+    told = config.get(name)
+    if isinstance(told, str) and len(told) <= 65536:
+        try:
+            told = msgspec.json.decode(told)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{name} is no JSON: {error}") from None
+    if told is None or isinstance(told, dict):
+        return told
+    raise ValueError(f"{name} is {shown(told)}, not an object")
 
 
 def bounded(data: bytes) -> bytes:
@@ -259,16 +272,3 @@ def _index(told: Mapping[str, Any], name: str, limit: int = ATTRIBUTE_LIMIT - 1)
     if not isinstance(found, int) or not 0 <= found <= limit:
         raise ValueError(f"dataConverter: {name} {shown(found)} is no number from 0 to {limit}")
     return found
-
-
-def _structure(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """An object, also written as JSON text: stock edges let no objects pass in configData."""
-    told = config.get(name)
-    if isinstance(told, str) and len(told) <= 65536:
-        try:
-            told = msgspec.json.decode(told)
-        except msgspec.DecodeError as error:
-            raise ValueError(f"{name} is no JSON: {error}") from None
-    if told is None or isinstance(told, dict):
-        return told
-    raise ValueError(f"{name} is {shown(told)}, not an object")

@@ -20,11 +20,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import yaml
 
-from edgehive.mappers.bluetooth.conversion import bytes_of, listed, shown, uuid_of
+from edgehive.mappers.bluetooth.conversion import bytes_of, listed, shown, structure, uuid_of
 
 FILE_LIMIT = 1024 * 1024
-#: Milliseconds between two rounds of a schedule that says nothing, and actions or schedules in one list.
-DEFAULT_INTERVAL, LIST_LIMIT = 5000, 256
+#: Milliseconds between two rounds of a schedule that says nothing, and at least.
+DEFAULT_INTERVAL, SHORTEST_INTERVAL = 5000, 10
+#: Actions, or schedules, in one list.
+LIST_LIMIT = 256
 _KEYS = ("configFile", "mqtt", "action-manager", "scheduler", "watcher")
 _BROKERS = {0: ("internal-server", "tcp://127.0.0.1:1884"), 1: ("server", "tcp://127.0.0.1:1883")}
 T = TypeVar("T")
@@ -62,7 +64,7 @@ class Schedule(msgspec.Struct, frozen=True, rename="kebab"):
 
     @property
     def seconds(self) -> float:
-        return (self.interval or DEFAULT_INTERVAL) / 1000
+        return max(self.interval or DEFAULT_INTERVAL, SHORTEST_INTERVAL) / 1000
 
 
 class Watched(msgspec.Struct, frozen=True, rename="kebab"):
@@ -138,7 +140,7 @@ def rules_of(config: Mapping[str, Any]) -> Rules:
     rules = Rules()
     rules.actions = actions_of(_section(config, "action-manager", "actions"))
     rules.schedules = schedules_of(_section(config, "scheduler", "schedules"), rules)
-    rules.watched = watched_of(config.get("watcher") or {}, rules)
+    rules.watched = watched_of(structure(config, "watcher") or {}, rules)
     return rules
 
 
@@ -195,10 +197,7 @@ def _require_operation(name: str, operation: Operation) -> None:
 
 
 def _section(config: Mapping[str, Any], name: str, items: str) -> Any:
-    section = config.get(name) or {}
-    if not isinstance(section, dict):
-        raise ValueError(f"{name} is {shown(section)}, no object with {items}")
-    return section.get(items) or []
+    return (structure(config, name) or {}).get(items) or []
 
 
 def _converted(told: Any, type: type[T], what: str) -> T:

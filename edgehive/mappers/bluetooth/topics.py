@@ -51,6 +51,8 @@ class RuntimeTopics:
         self._obey = obey
         self._commands: Mailbox[tuple[str, bytes]] = Mailbox("commands", size=COMMANDS_WAITING, policy=Policy.REFUSE)
         self._said: Mailbox[tuple[str, bytes]] = Mailbox("results", size=RESULTS_KEPT, policy=Policy.DROP_OLDEST)
+        #: By command. A broker says it again at each connection.
+        self._retained: dict[str, bytes] = {}
         topics = [self._prefix + command for command in COMMANDS]
         self._client = MqttClient(broker, topics=topics, heard=self._heard)
 
@@ -92,14 +94,18 @@ class RuntimeTopics:
                     await asyncio.sleep(PATIENT.delay(attempt))
                     attempt += 1
 
-    def _heard(self, topic: str, payload: bytes) -> None:
+    def _heard(self, topic: str, payload: bytes, retained: bool) -> None:
         command = topic.removeprefix(self._prefix)
+        if retained and self._retained.get(command) == payload:
+            return
         if len(payload) > MESSAGE_LIMIT:
             self._refuse(command, f"the message has {len(payload)} bytes; the limit is {MESSAGE_LIMIT}")
         elif len(self._commands) >= COMMANDS_WAITING:
             self._refuse(command, f"{COMMANDS_WAITING} messages wait already; publish it again later")
         else:
             self._commands.put_nowait((command, payload))
+            if retained:
+                self._retained[command] = payload
 
     async def _obey_all(self) -> None:
         async for command, payload in self._commands:

@@ -277,7 +277,8 @@ async def test_two_devices_with_one_id_are_told() -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"action-manager": 5}, "action-manager is 5, no object with actions"),
+        ({"action-manager": 5}, "action-manager is 5, not an object"),
+        ({"scheduler": "{"}, "scheduler is no JSON"),
         ({"action-manager": {"actions": {}}}, ""),
         ({"action-manager": {"actions": [{}]}}, "actions: Object missing required field `name`"),
         ({"action-manager": {"actions": [{"name": "a"}]}}, "action 'a' needs device-property-name, or an operation"),
@@ -287,8 +288,8 @@ async def test_two_devices_with_one_id_are_told() -> None:
         ({"scheduler": scheduler(schedule("s", "x", interval=-1))}, r"Expected `int` >= 0 - at `\$\[0\].interval`"),
         ({"scheduler": scheduler(schedule("s", "x", limit=True))}, "Expected `int`, got `bool`"),
         ({"watcher": {"device-twin-attributes": [{"device-property-name": "p", "actions": ["x"]}]}}, "no action 'x'"),
-        ({"watcher": []}, ""),
-        ({"watcher": [1]}, "watcher: Expected `object`, got `array`"),
+        ({"action-manager": json.dumps({"actions": []})}, ""),
+        ({"watcher": [1]}, r"watcher is \[1\], not an object"),
     ],
 )
 def test_wrong_rules_are_told(config: dict[str, Any], sentence: str) -> None:
@@ -534,6 +535,23 @@ async def test_results_wait_while_the_broker_is_away(tmp_path: Path) -> None:
                 assert [await conversation.result() for _ in range(3)] == [("IOConfiguration", "\1")] * 3
 
 
+async def test_a_retained_message_is_obeyed_once_however_often_the_broker_repeats_it(tmp_path: Path) -> None:
+    rig = Rig()
+    async with talking(tmp_path) as (conversation, port):
+        door = free_port()
+        config = {"mqtt": f"tcp://127.0.0.1:{door}", "deviceID": "tag"}
+        async with rig.at_work(rig.definition(**config)):
+            async with _forwarded(door, port):
+                conversation.tell("scheduler/create", [schedule("s", "IOConfiguration", limit=1)], retain=True)
+                assert await conversation.result() == ("IOConfiguration", "\1")
+            conversation.tell("watcher/create", b"back", retain=True)
+            async with _forwarded(door, port):
+                assert "no JSON" in await conversation.error()
+                conversation.tell("scheduler/create", [schedule("t", "IRTemperatureData", interval=10, limit=3)])
+                assert [await conversation.result() for _ in range(3)] == [("IRTemperatureData", "32.375000")] * 3
+        assert len(rig.diary.entries) == 1
+
+
 @asynccontextmanager
 async def _forwarded(door: int, port: int) -> AsyncIterator[None]:
     async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -543,10 +561,14 @@ async def _forwarded(door: int, port: int) -> AsyncIterator[None]:
 
     async def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        ends.extend((writer, inner_writer))
         await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
 
+    ends: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(enter, "127.0.0.1", door)
     try:
         yield
     finally:
         server.close()
+        for end in ends:
+            end.close()
