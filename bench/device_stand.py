@@ -71,7 +71,7 @@ class Stand:
         """By edgecore since its start."""
         url = f"http://127.0.0.1:{self._ports[0]}/metrics"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            return samples(await answer.text())["edgehive_twin_messages_total"]
+            return samples(await answer.text())["edgehive_twin_reports_total"]
 
     def start_edgecore(self, hub: Mapping[str, int]) -> None:
         """With these settings of its link."""

@@ -116,7 +116,7 @@ async def _desired_in_memory(stand: Stand) -> list[Figure]:
         times = await _writes(stand, "knob", microsecond, until)
     stand.stop("mapper")
     await stand.client.delete(DEVICES, "knob", "default")
-    return _times("desired value set in the API to the driver's write", times)
+    return _times("desired value set in the API to the driver's write", *times)
 
 
 async def _desired_in_register(stand: Stand) -> list[Figure]:
@@ -151,28 +151,32 @@ async def _desired_in_register(stand: Stand) -> list[Figure]:
     stand.stop("modbus mapper")
     await server.shutdown()
     await stand.client.delete(DEVICES, "register", "default")
-    return _times("desired value set in the API to the Modbus register written", times)
+    return _times("desired value set in the API to the Modbus register written", *times)
 
 
 async def _writes(
     stand: Stand, device: str, value: Callable[[], int], until: Callable[[int], Awaitable[int]]
-) -> list[float]:
-    """Milliseconds from before the API is asked until the device has it, one at a time."""
-    times = []
+) -> tuple[list[float], list[float]]:
+    """Milliseconds from before the API is asked until the device has it, and until the API answers; one at a time."""
+    times, answers = [], []
     for number in range(WARMING + WRITES):
         await asyncio.sleep(BETWEEN_WRITES)
         chosen, began = value(), microsecond()
         patch = [{"op": "replace", "path": "/spec/properties/0/desired/value", "value": str(chosen)}]
         await stand.client.patch(DEVICES, device, patch, "default", type=PatchType.JSON)
+        answered = microsecond()
         at = await asyncio.wait_for(until(chosen), 30)
         if number >= WARMING:
             times.append((at - began) / 1000)
-    return times
+            answers.append((answered - began) / 1000)
+    return times, answers
 
 
-def _times(name: str, milliseconds: list[float]) -> list[Figure]:
+def _times(name: str, times: list[float], answers: list[float]) -> list[Figure]:
     return [
-        Figure(f"{name}, p{percent}", round(quantile(milliseconds, percent / 100), 2), "ms") for percent in (50, 99)
+        Figure(f"{name}, p50", round(quantile(times, 0.5), 2), "ms"),
+        Figure(f"{name}, p99", round(quantile(times, 0.99), 2), "ms"),
+        Figure("  of it until the API's own answer, p50", round(quantile(answers, 0.5), 2), "ms"),
     ]
 
 

@@ -109,6 +109,7 @@ class DeviceTwin:
         )
         self._turns = metrics.counter("edgehive_twin_batches", "Batches of messages taken.", registry=registry)
         self._taken = metrics.counter("edgehive_twin_messages", "Messages taken.", registry=registry)
+        self._reported = metrics.counter("edgehive_twin_reports", "Reports of mappers among them.", registry=registry)
 
     async def run(self, ready: Ready) -> None:
         async with AsyncExitStack() as stack:
@@ -162,6 +163,7 @@ class DeviceTwin:
             batch.append(self._mailbox.get_nowait())
         self._turns.inc()
         self._taken.inc(len(batch))
+        self._reported.inc(sum(message.route.source == SOURCE_VALUES for message in batch))
         async with self._gate:
             turn = self._turn()
             for message in batch:
