@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pairings import Manifest, Pairing
+from pairings import Manifest, Pairing, pod
 
 from edgehive.testing.hosts import DemonstrationFailed, Program
 from edgehive.testing.two_hosts import NODE
@@ -79,7 +79,8 @@ def at_edge(pairing: Pairing, *words: str) -> str:
     """kubectl on the edge host; "" when it fails."""
     try:
         return pairing.hosts.edge.run("kubectl", f"--server={SERVER}", f"--cache-dir={pairing.hosts.data}/kc", *words)
-    except DemonstrationFailed:
+    except DemonstrationFailed as error:
+        print(error)
         return ""
 
 
@@ -126,6 +127,18 @@ def test_a_device_is_steered_while_the_cloud_is_away(site: Pairing) -> None:
     site.until("MetaServer after a restart", lambda: port(seen_at_edge(site, "meta-1")) == 2, 60)
     site.hosts.restore()
     site.until("what the device has", lambda: reported(site, "meta-1") == "35.0", 180)
+
+
+def test_a_pod_is_looked_into_while_the_cloud_is_away(site: Pairing) -> None:
+    site.apply(pod("meta-pod", "echo hello; trap 'exit 0' TERM; while true; do sleep 0.1; done"))
+    site.until_running("meta-pod")
+    site.until("its status at the edge", lambda: "Running" in at_edge(site, "get", "pods"), 30)
+    site.hosts.cut()
+    assert at_edge(site, "logs", "meta-pod") == "hello\n"
+    assert at_edge(site, "exec", "meta-pod", "--", "echo", "inside") == "inside\n"
+    site.hosts.restore()
+    site.delete_pods("meta-pod")
+    assert at_edge(site, "get", "pod", "meta-pod") == ""
 
 
 def test_the_cloud_has_what_was_written(site: Pairing) -> None:
