@@ -1,7 +1,6 @@
 """The `mapper` command: try a driver, run it, begin a new one, and check any mapper over DMI."""
 
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgehive import __version__
+from edgehive.kit import log as logs
 from edgehive.kit.fatal import Fatal
 from edgehive.mapper.device_file import BadFile
 from edgehive.mapper.inspection import NotADriver, load
@@ -70,7 +70,7 @@ def run(
         from edgehive.mapper.service import Mapper, serve
     except ImportError as error:
         raise click.ClickException(f"{error.name} is needed: pip install 'edgehive[mapper]'") from None
-    _log(logging.DEBUG if verbose else logging.INFO)
+    logs.setup("debug" if verbose else "info")
     try:
         door = HttpDoor.parse(http or "", http_cert, http_key, http_client_ca)
         mapper = Mapper(
@@ -127,7 +127,3 @@ def main(arguments: Sequence[str] | None = None, prog_name: str = "mapper") -> N
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _log(level: int) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehive import __version__
+from edgehive.kit import log as logs
 from edgehive.kit import parent
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, SystemClock
@@ -152,7 +153,7 @@ async def serve(mapper: Mapper, *, end_with_parent: bool = False) -> None:
 def run_driver(driver: type[Driver], *, edge_socket: str | Path, socket: str | Path, name: str, http: str) -> None:
     """`edgehive.mapper.run`."""
     require_driver(driver)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.setup()
     mapper = Mapper(
         driver,
         protocol=driver.protocol,
