@@ -41,6 +41,15 @@ class Command:
         quiet = asyncio.subprocess.DEVNULL
         self._process = await asyncio.create_subprocess_exec(*self._words, stdin=quiet, stdout=quiet, stderr=quiet)
 
+    async def exit_code(self, patience: float) -> int | None:
+        """How it ended, or ends within a moment, although nobody ended it; None while it runs."""
+        if self._process is None:
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                return await self._process.wait()
+        return self._process.returncode
+
     async def end(self, *, kill: bool = False) -> int:
         """Its exit status; a mapper that does not end within ten seconds is killed, which gives -9."""
         process, self._process = self._process, None
@@ -69,7 +78,8 @@ class Bench:
         self._caller: Caller | None = None
         self._door = AsyncExitStack()
         self._count = 0
-        self._added: list[dmi.Device] = []
+        self._was_cut_off = False
+        self._added: dict[tuple[str, str], dmi.Device] = {}
 
     @asynccontextmanager
     async def open(self, seconds: float) -> AsyncIterator[None]:
@@ -87,6 +97,20 @@ class Bench:
             if self._command is not None:
                 await self._command.end()
             await self.close_edge()
+
+    async def revive(self) -> str:
+        """Start a mapper of ours that has ended by itself; what happened, "" for nothing. Raises Broken."""
+        # One that broke a call off is about to end.
+        patience, self._was_cut_off = (2.0 if self._was_cut_off else 0.0), False
+        if self._command is None or (code := await self._command.exit_code(patience)) is None:
+            return ""
+        self.hang_up()
+        before = len(self.edge.registrations)
+        await self._command.start()
+        if not await self.edge.until(lambda: len(self.edge.registrations) > before, 2 * PATIENCE):
+            raise Broken(f"the mapper ended (exit code {code}) and does not register when it is started again")
+        await self.answering()
+        return f"the mapper ended (exit code {code}) and was started again"
 
     @property
     def command(self) -> Command:
@@ -196,6 +220,7 @@ class Bench:
             return await self._caller.send(method, request, asked, reply)
         except (OSError, TimeoutError, StreamTerminatedError, ProtocolError) as error:
             self.hang_up()
+            self._was_cut_off = True
             raise Broken(f"{method} got no answer: {error or type(error).__name__}") from error
 
     async def refused(self, method: str, request: Message) -> str:
@@ -214,7 +239,7 @@ class Bench:
         return False
 
     async def add(self, device: dmi.Device) -> dmi.RegisterDeviceResponse:
-        self._added.append(device)
+        self._added[device.namespace, device.name] = device
         answer: dmi.RegisterDeviceResponse = await self.call("RegisterDevice", dmi.RegisterDeviceRequest(device=device))
         return answer
 
@@ -222,9 +247,30 @@ class Bench:
         await self.call("UpdateDevice", dmi.UpdateDeviceRequest(device=device))
 
     async def remove(self, device: dmi.Device) -> None:
+        # Once: Go's mappers end at the second time.
+        self._added.pop((device.namespace, device.name), None)
         await self.call(
             "RemoveDevice", dmi.RemoveDeviceRequest(deviceName=device.name, deviceNamespace=device.namespace)
         )
+
+    async def touch(self) -> None:
+        """A call that changes nothing, to see whether the mapper answers."""
+        await self.call("CreateDeviceModel", dmi.CreateDeviceModelRequest(model=self.model()))
+
+    async def answering(self) -> None:
+        """Until it answers: Go's mappers serve their socket a moment after they registered. Raises Broken."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PATIENCE
+        while True:
+            try:
+                await self.touch()
+                return
+            except GRPCError:
+                return  # no is an answer
+            except Broken:
+                if loop.time() > end:
+                    raise
+            await asyncio.sleep(0.05)
 
     async def get(self, device: dmi.Device) -> dmi.Device:
         answer = await self.call(
@@ -242,7 +288,7 @@ class Bench:
     async def clear(self) -> None:
         """Take back what the last check added, and its faults."""
         self.edge.slow, self.edge.refuse_reports, self.edge.refuse_registrations = 0.0, None, None
-        for device in self._added:
+        for device in list(self._added.values()):
             with contextlib.suppress(GRPCError, Broken):
                 await self.remove(device)
         self._added.clear()

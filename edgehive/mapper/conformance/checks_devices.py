@@ -14,11 +14,12 @@ from edgehive.protos import dmi_pb2 as dmi
 DEVICES, MODELS, CALLING = "devices", "models", "calls"
 
 
-@check(DEVICES, "RegisterDevice answers with name and namespace")
+@check(DEVICES, "RegisterDevice answers with the device's name")
 async def _(bench: Bench) -> None:
     device = bench.device()
     answer = await bench.add(device)
-    if (answer.deviceName, answer.deviceNamespace) != (device.name, device.namespace):
+    # Go's mappers leave the namespace out.
+    if answer.deviceName != device.name or answer.deviceNamespace not in ("", device.namespace):
         raise Broken(f"the answer names {answer.deviceNamespace!r}/{answer.deviceName!r}")
 
 
@@ -160,9 +161,9 @@ async def _(bench: Bench) -> None:
     await bench.add(theirs)
     await bench.first_report(ours)
     await bench.first_report(theirs)
+    since = bench.mark()
     await bench.remove(ours)
-    if (await bench.get(theirs)).namespace != "conformance":
-        raise Broken("removing one removed the other")
+    await bench.first_report(theirs, since=since)
 
 
 @check(DEVICES, "twenty devices are served side by side")
@@ -180,8 +181,9 @@ async def _(bench: Bench) -> None:
     device = bench.device()
     await bench.add(device)
     await bench.first_report(device)
+    since = bench.mark()
     await bench.update(bench.device(device.name, cycle=50))
-    await bench.get(device)
+    await bench.first_report(device, since=since)
 
 
 @check(DEVICES, "a property that an update adds is reported")
@@ -286,10 +288,10 @@ async def _(bench: Bench) -> None:
     await bench.refused("GetDevice", dmi.GetDeviceRequest(deviceName=device.name, deviceNamespace="default"))
 
 
-@check(MODELS, "CreateDeviceModel answers with name and namespace")
+@check(MODELS, "CreateDeviceModel answers with the model's name")
 async def _(bench: Bench) -> None:
     answer = await _create(bench, bench.model("conformance-other"))
-    if (answer.deviceModelName, answer.deviceModelNamespace) != ("conformance-other", "default"):
+    if answer.deviceModelName != "conformance-other" or answer.deviceModelNamespace not in ("", "default"):
         raise Broken(f"the answer names {answer.deviceModelNamespace!r}/{answer.deviceModelName!r}")
 
 
@@ -345,27 +347,23 @@ async def _(bench: Bench) -> None:
 
 @check(CALLING, "fifty calls at once are answered")
 async def _(bench: Bench) -> None:
-    device = bench.device()
-    await bench.add(device)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(50):
-            tasks.create_task(bench.get(device))
+            tasks.create_task(bench.touch())
 
 
 @check(CALLING, "twenty connections one after another are answered")
 async def _(bench: Bench) -> None:
-    device = bench.device()
-    await bench.add(device)
     for _ in range(20):
         caller = Caller(bench.info.address)
-        await caller.call("GetDevice", dmi.GetDeviceRequest(deviceName=device.name, deviceNamespace="default"))
+        await caller.call("CreateDeviceModel", dmi.CreateDeviceModelRequest(model=bench.model()))
         caller.close()
 
 
 @check(CALLING, "bytes that are no request are refused")
 async def _(bench: Bench) -> None:
     # A length-delimited field that is longer than the message, in the shape of a BytesValue.
-    await _refused_raw(bench, "GetDevice", BytesValue(value=b"\x0a\xff\xff\xff\xff"))
+    await _refused_raw(bench, "CreateDeviceModel", BytesValue(value=b"\x0a\xff\xff\xff\xff"))
     await bench.alive()
 
 

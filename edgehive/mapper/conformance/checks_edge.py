@@ -17,14 +17,15 @@ async def _(bench: Bench) -> None:
     await bench.add(device)
     await asyncio.sleep(0.5)
     start = asyncio.get_running_loop().time()
-    await bench.get(device)
+    await bench.touch()
     if (took := asyncio.get_running_loop().time() - start) > 1:
-        raise Broken(f"GetDevice took {took:.1f} s")
+        raise Broken(f"CreateDeviceModel took {took:.1f} s")
 
 
 @check(EDGE, "a slow edge gets a report in the end")
 async def _(bench: Bench) -> None:
-    bench.edge.slow = 1.0
+    # Go's mappers wait a second, and say it again at their next cycle.
+    bench.edge.slow = 0.7
     device = bench.device()
     await bench.add(device)
     await bench.first_report(device)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpclib.exceptions import GRPCError
 from rich.console import Console
@@ -59,10 +59,19 @@ async def run_checks(
     async with bench.open(seconds):
         for item in checks:
             outcome = await _made(bench, item)
+            if what := await _revived(bench):
+                outcome = replace(outcome, outcome="failed", why="; ".join(filter(None, (outcome.why, what))))
             outcomes.append(outcome)
             tell(outcome)
             await bench.clear()
     return outcomes
+
+
+async def _revived(bench: Bench) -> str:
+    try:
+        return await bench.revive()
+    except Broken as error:
+        return str(error)
 
 
 async def _made(bench: Bench, item: Check) -> Outcome:
@@ -81,6 +90,9 @@ async def _made(bench: Bench, item: Check) -> Outcome:
         return ended("failed", str(error))
     except GRPCError as error:
         return ended("failed", f"the mapper refuses: {error.message}")
+    except ExceptionGroup as group:  # of calls made at once
+        first = group.exceptions[0]
+        return ended("failed", str(first) or type(first).__name__)
     except TimeoutError:
         return ended("failed", f"not done within {CHECK_SECONDS:g} s")
     return ended("passed")

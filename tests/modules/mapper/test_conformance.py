@@ -55,6 +55,27 @@ async def test_our_mapper_passes_as_a_process_that_is_ended_and_killed(tmp_path:
     assert [(item.check.title, item.why) for item in outcomes if item.outcome != "passed"] == []
 
 
+async def test_a_mapper_that_ends_is_started_again_and_fails_that_check_alone(tmp_path: Path) -> None:
+    """As Go's mappers end at GetDevice."""
+    socket, driver = tmp_path / "dmi.sock", tmp_path / "fragile.py"
+    driver.write_text(
+        "import os\n"
+        "from edgehive.mapper.dmi import MapperService\n"
+        "from edgehive.mappers.virtual import Virtual\n"
+        "async def dies(self, request): os._exit(2)\n"
+        "MapperService._get = dies\n"
+        "class Fragile(Virtual):\n    pass\n"
+    )
+    code = "from edgehive.mapper.app import main; main()"
+    words = [sys.executable, "-c", code, "run", str(driver), "--edge-socket", str(socket)]
+    bench = Bench(socket, DEVICE, Command(shlex.join(words)))
+    titles = ["a registered device is reported", "GetDevice of a device it does not have is refused",
+              "fifty calls at once are answered"]  # fmt: skip
+    outcomes = await run_checks(bench, [item for item in all_checks() if item.title in titles], tell=_ignore)
+    assert [item.outcome for item in outcomes] == ["passed", "failed", "passed"]
+    assert outcomes[1].why.endswith("; the mapper ended (exit code 2) and was started again")
+
+
 async def test_without_a_command_checks_that_need_one_say_so(ours: Bench) -> None:
     checks = [item for item in all_checks() if item.group == "its process"][:1]
     (outcome,) = await run_checks(ours, checks, tell=_ignore)
@@ -68,7 +89,7 @@ async def test_a_mapper_that_reports_nothing_is_found_out(tmp_path: Path, monkey
         "its version is told": "passed",
         "its protocol is that of the device": "failed",
         "a registered device is reported": "failed",
-        "RegisterDevice answers with name and namespace": "passed",
+        "RegisterDevice answers with the device's name": "passed",
         "GetDevice of a device it does not have is refused": "failed",
     }
     async with Silent(tmp_path / "m.sock") as silent:
