@@ -4,7 +4,7 @@ away is there afterwards, what both sides wrote ends as one object, and what los
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -410,6 +410,26 @@ async def test_a_device_deleted_at_the_edge_and_changed_in_the_cloud_stays_and_t
         assert "it is kept" in (await both.events("DeletionConflict"))[0]
 
 
+@pytest.mark.parametrize("answers", [0, 1])
+async def test_a_device_that_came_back_is_deleted_for_good(answers: int) -> None:
+    async with pair() as both:
+        await both.cut()
+        await both.edge.delete(DEVICES, "d", "default")
+        await merge(both.cloud, port(9))
+        both.lose_answers = answers
+        both.restore()
+        async with asyncio.timeout(60):
+            while not (await both.edge.list(DEVICES, "default")).items:
+                await asyncio.sleep(0.01)
+        await both.edge.delete(DEVICES, "d", "default")
+        assert (await both.edge.list(DEVICES, "default")).items == []
+        await both.settle()
+        for client in (both.cloud, both.edge):
+            with pytest.raises(NotFound):
+                await get(client)
+        assert await both.pending() == []
+
+
 async def test_a_device_deleted_and_made_again_during_an_outage() -> None:
     async with pair() as both:
         await both.cut()
@@ -478,7 +498,8 @@ async def test_whatever_happens_both_sides_end_alike(seed: int) -> None:
             await merge(client, {"spec": {"properties": [{"name": "t", "desired": value}]}})
 
         for _ in range(30):
-            what = luck.choice([write, write, write, desire, remove, make, "cut", "restore", "crash", "lose", "repeat"])
+            deeds: list[str | Callable[[Client], Awaitable[None]]] = [write, write, write, desire, remove, make]
+            what = luck.choice([*deeds, "cut", "restore", "crash", "lose", "repeat"])
             if what == "cut":
                 await both.cut()
             elif what == "restore":

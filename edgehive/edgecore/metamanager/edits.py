@@ -42,13 +42,11 @@ def written(pending: Pending | None, row: Json | None, wanted: Json | None, uid:
         return Pending(uid, device_edits.number_of(row) + 1, row, row, wanted)
     number = max(pending.number, device_edits.number_of(pending.cloud)) + 1
     base, lost = pending.base, pending.lost
-    if pending.local is not None and pending.cloud is not None:
+    if pending.cloud is not None and view(pending) is not None:
         # They have seen what the cloud said since; what lost against that is no more, and is told.
         base = pending.cloud
-        lost = lost if pending.sent is not None else (*lost, *_view(pending).lost)[-LOST_LIMIT:]
-    elif pending.local is None and wanted is not None:
-        # Deleted and made again: another life, on top of whatever becomes of the first.
-        return msgspec.structs.replace(pending, number=number, local=wanted, refused="")
+        if pending.sent is None and pending.local is not None:
+            lost = (*lost, *_view(pending).lost)[-LOST_LIMIT:]
     return msgspec.structs.replace(pending, number=number, base=base, local=wanted, lost=lost, refused="")
 
 
@@ -108,7 +106,8 @@ def confirmed(pending: Pending, now: Json | None) -> Pending | None:
             return None  # gone on both sides, or deleted in the cloud: the deletion stands
         return Pending(uid_of(pending.local), pending.number, local=pending.local)
     if pending.local is None:
-        return Pending(uid_of(now), pending.number, base=sent.local, cloud=now, lost=lost)
+        # What was seen when it was deleted: what had been sent, or what the cloud had said by then.
+        return Pending(uid_of(now), pending.number, base=sent.local or pending.base, cloud=now, lost=lost)
     # What was written here since, on top of what the cloud has now.
     after = device_edits.merged(sent.local, pending.local, now)
     return Pending(uid_of(now), pending.number, now, now, after.object, lost=(*lost, *after.lost)[-LOST_LIMIT:])
