@@ -154,9 +154,11 @@ class Reporter:
     def _judge(self, item: Property, known: _Known) -> None:
         if not item.report_to_cloud or known.value is None:
             known.due = None
-        elif known.due is None and self._is_news(item, known):
-            known.due = max(self._now(), known.told_at + item.report_cycle if known.told else 0.0)
-            self._wake.set()
+        elif self._is_news(item, known):
+            due = max(self._now(), _earliest(item, known))
+            if known.due is None or due < known.due:
+                known.due = due
+                self._wake.set()
 
     def _is_news(self, item: Property, known: _Known) -> bool:
         if known.told is None or self._now() - known.told_at >= (REFRESH if known.is_told_twice else SECOND):
@@ -223,3 +225,14 @@ class Reporter:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _earliest(item: Property, known: _Known) -> float:
+    """When it may be told again: a desired value that the device has taken at once, the rest at its cycle.
+
+    Readings that come no more often than that are told as they come: counted from the last telling, which is always a
+    little after its reading, they would be later and later, by up to a cycle.
+    """
+    if known.told is None or known.told[1] != known.observed:
+        return 0.0
+    return known.told_at + (item.report_cycle if item.report_cycle > item.collect_cycle else item.report_cycle / 2)

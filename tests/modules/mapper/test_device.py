@@ -495,3 +495,31 @@ async def test_a_driver_may_be_told_whose_it_is_before_it_is_opened() -> None:
         box.errors = dict.fromkeys("tu", ConnectionError("lost"))
         await asyncio.sleep(3)
     assert box.told[:2] == [("d", ["t", "u"], 0), ("d", ["t", "u"], 1)]
+
+
+class Clock(Box):
+    """Reads the time."""
+
+    async def read(self, visitor: Visitor) -> Value:
+        return asyncio.get_running_loop().time()
+
+
+async def test_readings_are_told_as_they_come_however_long_it_goes_on() -> None:
+    edge = FakeEdge()
+    edge.slow = 0.004
+    async with running(define((T, {})), Clock(), edge):
+        await asyncio.sleep(300)
+    ages = [at - float(told["t"]) for at, _, told in edge.reports]
+    assert len(ages) >= 299
+    assert max(ages) < 0.05
+
+
+async def test_a_value_that_was_set_is_told_at_once() -> None:
+    box, edge = Box(), FakeEdge()
+    slow = {"collectCycle": 5000, "reportCycle": 5000}
+    async with running(define((T, slow | {"desired": {"value": "20"}})), box, edge) as device:
+        await asyncio.sleep(11.5)
+        began = asyncio.get_running_loop().time()
+        device.follow(define((T, slow | {"desired": {"value": "25"}})))
+        await asyncio.sleep(1)
+    assert [(round(at - began, 1), told["t"]) for at, _, told in edge.reports if at > began] == [(0.0, "25.0")]
