@@ -39,6 +39,8 @@ _encode = msgspec.json.Encoder().encode
 
 #: Reason of the Event on a device of which something was said that cannot be.
 VALUE_REFUSED = "ValueRefused"
+#: States that are an Event, and its reason.
+_ILL = {"offline": "DeviceOffline", "unhealthy": "DeviceUnhealthy"}
 #: Attributes one device may have.
 ATTRIBUTE_LIMIT = 512
 
@@ -141,6 +143,9 @@ def set_state(device: Device, state: str, turn: Turn, *, asked: DeviceName | Non
     reachable = state.lower() in REACHABLE
     # A state that is repeated every second is told once a minute.
     news = device.state != state or (reachable and device.last_online[:16] != turn.date[:16])
+    if device.state != state and state.lower() in _ILL:
+        text = f"it is reported as {state.lower()}; the log of its mapper says why"
+        turn.happenings.append(Happening(device, _ILL[state.lower()], text))
     device.state, device.last_online = state, turn.date if reachable else ""
     payload = _encode(StateUpdate(str(uuid.uuid4()), turn.now, state_of(device)))
     turn.tell(device, DeviceTopic.STATE_RESULT, payload, asked=asked)

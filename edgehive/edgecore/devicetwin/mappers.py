@@ -1,12 +1,14 @@
 """DeviceMapperService called: each registered mapper hears of its devices and models, and no mapper waits for another.
 
 A mapper has a queue of what it is still to hear, the newest per object, and one task that tells it: ten seconds a call,
-again and again with growing pauses while the mapper is away. What exactly it hears is looked up when it is told.
+again and again with growing pauses while the mapper is away. What exactly it hears is looked up when it is told. Where
+there is nothing to tell, its socket is looked at now and then: a mapper that is gone is said.
 
 Go: edge/pkg/devicetwin/dmiclient/client.go
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
@@ -30,6 +32,10 @@ CALL_SECONDS = 10.0
 #: How often a mapper may refuse an order before it is given up; a mapper that is away is waited for.
 REFUSALS = 3
 PATIENT = Backoff(first=0.5, factor=2.0, limit=30.0, jitter=0.3)
+#: Seconds between two looks at a mapper that has nothing to hear, and those one may take.
+LOOK, LOOK_SECONDS = 30.0, 5.0
+#: After this many tries without an answer it is said of its devices.
+SAID_AFTER = 4
 
 _SERVICE = "/v1beta1.DeviceMapperService/"
 _AWAY = frozenset({Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED, Status.CANCELLED})
@@ -80,15 +86,18 @@ class MapperAway(Exception):
 Prepare = Callable[[Order], Awaitable[Message | None]]
 #: Told when an order was carried out, or given up with the mapper's words.
 Done = Callable[[Order, Message, str], Awaitable[None]]
+#: Told when a mapper has not answered for a while, with why.
+Away = Callable[[MapperRow, str], Awaitable[None]]
 
 
 class Mapper:
     """One registered mapper."""
 
-    def __init__(self, row: MapperRow, prepare: Prepare, done: Done) -> None:
+    def __init__(self, row: MapperRow, prepare: Prepare, done: Done, away: Away) -> None:
         self.row = row
         self._prepare = prepare
         self._done = done
+        self._away = away
         self._orders: OrderedDict[tuple[bool, bool, str], Order] = OrderedDict()
         self._refusals: dict[Order, int] = {}
         self._wake = asyncio.Event()
@@ -103,6 +112,10 @@ class Mapper:
             self._orders.move_to_end(order.key, last=False)  # devices refer to it
         self._wake.set()
 
+    @property
+    def _path(self) -> str:
+        return self.row.address.decode().removeprefix("unix://")
+
     def orders(self) -> list[Order]:
         """What it is still to hear."""
         return list(self._orders.values())
@@ -112,20 +125,41 @@ class Mapper:
         attempt = 0
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._orders:
-                    try:
-                        await self._tell_next()
-                        attempt = 0
-                    except MapperAway as error:
-                        if attempt == 0:
-                            log.warning("mapper %s does not answer: %s", self.row.name, error)
-                        self._close()
-                        await asyncio.sleep(PATIENT.delay(attempt))
-                        attempt += 1
+                try:
+                    await (self._tell_next() if self._orders else self._rest(at_once=attempt > 0))
+                    if attempt >= SAID_AFTER:
+                        log.info("mapper %s answers again", self.row.name)
+                    attempt = 0
+                except MapperAway as error:
+                    attempt += 1
+                    await self._did_not_answer(error, attempt)
         finally:
             self._close()
+
+    async def _did_not_answer(self, error: MapperAway, attempt: int) -> None:
+        if attempt == 1:
+            log.warning("mapper %s does not answer: %s", self.row.name, error)
+        elif attempt == SAID_AFTER:
+            await self._away(self.row, str(error))
+        self._close()
+        await asyncio.sleep(PATIENT.delay(attempt - 1))
+
+    async def _rest(self, *, at_once: bool) -> None:
+        """Until there is something to tell; raises MapperAway when meanwhile the mapper is gone."""
+        self._wake.clear()
+        if not at_once:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._wake.wait()
+                    return
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                _, writer = await asyncio.open_unix_connection(self._path)
+            writer.close()
+        except (OSError, TimeoutError) as error:
+            raise MapperAway(
+                f"nobody is at {self._path} ({getattr(error, 'strerror', None) or 'no answer'})"
+            ) from error
 
     async def _tell_next(self) -> None:
         """The oldest order; it stays in the queue, behind the others, while it fails."""
@@ -166,7 +200,7 @@ class Mapper:
     async def _call(self, verb: Verb, request: Message) -> None:
         method, reply = verb.value, _TYPES[verb][1]
         if self._channel is None:
-            self._channel = Channel(path=self.row.address.decode().removeprefix("unix://"))
+            self._channel = Channel(path=self._path)
         stub: UnaryUnaryMethod[Any, Any] = UnaryUnaryMethod(self._channel, f"{_SERVICE}{method}", type(request), reply)
         try:
             async with asyncio.timeout(CALL_SECONDS):
@@ -188,14 +222,15 @@ class Mapper:
 class Mappers:
     """All of them, by protocol."""
 
-    def __init__(self, prepare: Prepare, done: Done) -> None:
+    def __init__(self, prepare: Prepare, done: Done, away: Away) -> None:
         self._prepare = prepare
         self._done = done
+        self._away = away
         self._mappers: dict[str, tuple[Mapper, asyncio.Task[None]]] = {}
 
     async def put(self, row: MapperRow, *, keep: bool = False) -> Mapper:
         """Serve a mapper, in place of the one that served its protocol before; `keep`: it takes over its orders."""
-        mapper = Mapper(row, self._prepare, self._done)
+        mapper = Mapper(row, self._prepare, self._done, self._away)
         if (older := self._mappers.pop(row.protocol, None)) is not None:
             await cancel_and_join(older[1])
             for order in older[0].orders() if keep else ():

@@ -33,6 +33,9 @@ from edgehive.wire.names import EdgeModule, Group, Operation
 log = logging.getLogger("edgehive.devicetwin.dmi")
 
 
+#: Devices on which it is said that their mapper is away.
+TOLD_AT_ONCE = 100
+
 #: Reason and text of an Event on a device.
 Tell = Callable[[Device, str, str], Awaitable[None]]
 
@@ -47,7 +50,7 @@ class Mapping:
         self._clock = clock
         self._tell = tell
         self._registering = asyncio.Lock()
-        self.mappers = Mappers(self._prepare, self._done)
+        self.mappers = Mappers(self._prepare, self._done, self._is_away)
 
     async def start(self) -> None:
         """Serve the mappers that registered before, and tell them what changed since they were last told.
@@ -158,6 +161,13 @@ class Mapping:
                 await self._tell(device, "MapperRefused", f"its mapper refuses it: {refusal}")
         elif device is not None and isinstance(request, dmi.RegisterDeviceRequest | dmi.UpdateDeviceRequest):
             await self._remember({order.id: _digest(request.device)})
+
+    async def _is_away(self, mapper: MapperRow, why: str) -> None:
+        """Whoever looks at a device in the cloud sees why nothing comes of it."""
+        text = f"its mapper {mapper.name} does not answer: {why}; it hears of changes when it is back"
+        for id in list(self._house.catalog.devices_of(protocol=mapper.protocol))[:TOLD_AT_ONCE]:
+            if (device := self._house.devices.get(id)) is not None:
+                await self._tell(device, "MapperAway", text)
 
     async def _remember(self, told: dict[str, str]) -> None:
         for id, digest in told.items():

@@ -323,6 +323,48 @@ async def test_a_newer_mapper_takes_the_place_of_the_older(start, sockets, mappe
             assert (await newer.called())[1].device.spec.properties[0].desired.value == "3"
 
 
+@pytest.mark.parametrize("has_orders", [False, True])
+async def test_a_mapper_that_is_gone_is_an_event_on_its_devices_once(edge, mapper, door, monkeypatch, has_orders):
+    monkeypatch.setattr(mappers, "LOOK", 0.02)
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    await edge.put("other", t="1", protocol="opcua")
+    await mapper.register(door)
+    await mapper.stop()
+    if has_orders:
+        await edge.put("d", t="2")
+    event = await edge.event()
+    assert (event["involvedObject"]["name"], event["reason"]) == ("d", "MapperAway")
+    assert event["message"].startswith("its mapper fake does not answer: ")
+    await mapper.start()
+    await edge.put("d", t="3")
+    while (await mapper.called())[1].device.spec.properties[0].desired.value != "3":
+        pass
+    assert not len(edge.events)
+
+
+async def test_a_mapper_that_is_there_and_has_nothing_to_hear_is_no_event(edge, mapper, door, monkeypatch):
+    monkeypatch.setattr(mappers, "LOOK", 0.0)
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    await mapper.register(door)
+    for number in range(20):
+        await edge.put("d", t=str(number + 2))
+        await mapper.called()
+    assert not len(edge.events)
+
+
+async def test_a_device_that_falls_ill_is_an_event(edge, manager):
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    for state in ("online", "offline", "offline", "online", "unhealthy"):
+        await manager.report_state("d", state)
+    events = [await edge.event(), await edge.event()]
+    assert [event["reason"] for event in events] == ["DeviceOffline", "DeviceUnhealthy"]
+    assert events[0]["message"] == "it is reported as offline; the log of its mapper says why"
+    assert not len(edge.events)
+
+
 async def test_a_mapper_that_was_away_hears_the_newest_when_it_is_back(edge, mapper, door):
     await edge.put_model("m", t="INT")
     await edge.put("d", t="1")
