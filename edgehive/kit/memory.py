@@ -13,7 +13,7 @@ SETTLED_SECONDS = 5.0
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 128 * 1024
 #: Objects made, and collections of the younger, until garbage is looked for: Python's own (700, 10, 10) costs a busy
 #: process some hundredths of its time and finds next to nothing.
-_THRESHOLDS = (10_000, 20, 20)
+_THRESHOLDS = (5_000, 10, 10)
 
 
 def map_large_buffers() -> None:

@@ -53,6 +53,19 @@ class Allowance:
         return max(0.0, -self._left / self.rate)
 
 
+class _Ended(asyncio.Transport):
+    """What a link has instead of a transport once its connection has ended."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        """There is nothing left to end."""
+
+
+_ENDED = _Ended()
+
+
 class HubLink(SharedBufferProtocol):
     """See the file's head."""
 
@@ -274,6 +287,8 @@ class HubLink(SharedBufferProtocol):
         self._paused = False
         self._wake_writers()
         self._links.discard(self)
+        # uvloop keeps our methods, so that both would wait for the garbage collector with all of TLS's memory.
+        self._transport = _ENDED
         if self._lost is not None:
             self._lost.set()
 

@@ -6,13 +6,14 @@ import gc
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
 import msgspec
 import pytest
+import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
@@ -431,8 +432,16 @@ async def test_messages_for_modules_that_do_not_run_are_said_once(caplog: pytest
     ]
 
 
-async def test_a_connection_that_ended_leaves_no_memory_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_ended_leaves_no_memory_behind(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     """Not even until garbage is collected: TLS keeps a quarter of a megabyte for each."""
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(nothing_stays(tmp_path))
+
+
+async def nothing_stays(tmp_path: Path) -> None:
     async with doors(tmp_path) as it:
         await linked_and_left(it)
         gc.collect()
