@@ -58,21 +58,30 @@ SetDesired = Callable[[Resource, Mapping[str, str]], Awaitable[None]]
 
 
 class EdgeStore:
-    """Implements `kube.store.Store`. `turn` gives the lock of an object's messages, `set_desired` asks devicetwin."""
+    """Implements `kube.store.Store`.
+
+    `turn` gives the lock of an object's messages, `set_desired` asks devicetwin, `row` reads metamanager's rows.
+    """
 
     def __init__(
-        self, writes: EdgeWrites, *, turn: Callable[[str], asyncio.Lock], set_desired: SetDesired, revision: int
+        self,
+        writes: EdgeWrites,
+        *,
+        turn: Callable[[str], asyncio.Lock],
+        set_desired: SetDesired,
+        row: Callable[[str], Awaitable[Document | None]],
+        revision: int,
     ) -> None:
         self._writes = writes
         self._turn = turn
         self._set_desired = set_desired
+        self._row = row
         self._objects = VersionedStore(window=WINDOW)
         # Nothing is known of earlier revisions: whoever asks for one is told to list anew.
         self._objects.load((), (), revision=revision, compacted=revision)
         self._showing = asyncio.Lock()
-        #: The last row of each Device with desired values of the edge, and these.
+        #: By device, the desired values that were set here and that the cloud has not taken over.
         self._desired: dict[str, dict[str, str]] = {}
-        self._rows: dict[str, Document] = {}
 
     # What metamanager tells
 
@@ -82,10 +91,7 @@ class EdgeStore:
         if kind not in _STORAGE:
             return
         key, path = _key(kind, resource), str(resource)
-        if kind is DEVICES and document is not None:
-            self._rows[path] = document
-        elif kind is DEVICES:
-            self._rows.pop(path, None)
+        if document is None:
             self._desired.pop(path, None)
         pending = self._writes.get(path) if kind in WRITABLE else None
         shown = None if document is None else seen(document.to_dict(), self._desired.get(path, {}), pending)
@@ -124,7 +130,7 @@ class EdgeStore:
             self._desired[path] = dict(desired)
         else:
             self._desired.pop(path, None)
-        if (row := self._rows.get(path)) is not None:
+        if (row := await self._row(path)) is not None:
             await self.show(resource, row)
 
     # kube.store.Store: reading
@@ -198,7 +204,7 @@ class EdgeStore:
         base = device_edits.properties(pending.base if pending is not None else old)
         if old is None or not device_edits.same_definition(old, new) or changed.keys() - base.keys():
             await self._writes.write(resource, _without_status(new))
-        if changed and (row := self._rows.get(path)) is not None:
+        if changed and (row := await self._row(path)) is not None:
             await self.show(resource, row)
 
 

@@ -157,7 +157,9 @@ class MetaManager:
         from edgehive.edgecore.metamanager.edge_store import EdgeStore
         from edgehive.edgecore.metamanager.metaserver import MetaServer
 
-        store = EdgeStore(self._writes, turn=self._turn, set_desired=self._set_desired, revision=self._now())
+        store = EdgeStore(
+            self._writes, turn=self._turn, set_desired=self._set_desired, row=self._store.get, revision=self._now()
+        )
         for resource, document in await self._store.everything():
             await store.show(resource, document)
         for item in await self._store.unanswered():
