@@ -24,6 +24,12 @@ async def cancel_and_join(*tasks: "asyncio.Task[Any] | None") -> None:
     await asyncio.gather(*living, return_exceptions=True)
 
 
+def is_cancelled() -> bool:
+    """Whether the current task is asked to end. A CancelledError without that comes from something it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def first_of(*awaitables: Awaitable[T]) -> T:
     """The result (or error) of whichever finishes first; the others are cancelled and joined."""
     tasks = [asyncio.ensure_future(item) for item in awaitables]

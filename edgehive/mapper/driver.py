@@ -88,5 +88,5 @@ class Prepares(Protocol):
     """A driver that does something by itself, and so has to know whose it is before anything is read."""
 
     async def prepare(self, device: str, visitors: Sequence[Visitor]) -> None:
-        """Called before `open` with the device's name and all its properties. Errors: as for `open`."""
+        """Called before `open` with the device (namespace/name) and all its properties. Errors: as for `open`."""
         ...

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from edgehive.kit.backoff import Backoff
+from edgehive.kit.tasks import is_cancelled
 from edgehive.mapper import values
 from edgehive.mapper.calls import CALLS_WAITING, BadValue, Call, CallFailed
 from edgehive.mapper.definition import Definition, Property
@@ -143,7 +144,7 @@ class Poller:
         definition = self._definition
         if isinstance(driver, Prepares):
             visitors = [item.visitor for item in definition.properties.values()]
-            await self._call("prepare", driver.prepare(definition.id.name, visitors))
+            await self._call("prepare", driver.prepare(str(definition.id), visitors))
         await self._call("open", driver.open(definition.config))
 
     async def _work(self, driver: Driver) -> None:
@@ -306,6 +307,10 @@ class Poller:
         except TimeoutError as error:
             why = f"no answer within {self._deadline:g} s" if deadline.expired() else str(error) or "it timed out"
             raise Lost(f"{what}: {why}") from None
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            raise Lost(f"{what}: something the driver waited for was cancelled") from None
         except (OSError, EOFError) as error:
             raise Lost(f"{what}: {error or type(error).__name__}") from error
         except Exception as error:  # whatever a driver raises is a failure of its device, and of nothing else
@@ -316,7 +321,9 @@ class Poller:
         try:
             async with asyncio.timeout(self._deadline):
                 await driver.close()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             log.warning("%s: close: %s", self._definition.id, str(error) or type(error).__name__)
 
     # How the device is

@@ -26,6 +26,7 @@ from bumble.host import Host
 from bumble.link import LocalLink
 from bumble.transport.common import AsyncPipeSink
 
+from edgehive.kit.tasks import is_cancelled
 from edgehive.mappers.bluetooth.radio import Radio
 
 SERVICE = "f000aa00-0451-4000-b000-000000000000"
@@ -202,9 +203,9 @@ class _Client(BaseBleakClient):
             connection = kept[0] if kept else await self.air.central.connect(self._address, timeout=5)
             connection.on("disconnection", self._disconnected)
             self._connection, self._peer = connection, Peer(connection)
-            await self._peer.discover_all()
         except core.BaseBumbleError as error:
             raise BleakError(str(error)) from error
+        await self._do(self._peer.discover_all)
         self.services = self._collection()
 
     def _collection(self) -> BleakGATTServiceCollection:
@@ -262,8 +263,7 @@ class _Client(BaseBleakClient):
         except core.BaseBumbleError as error:
             raise BleakError(str(error)) from error
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_cancelled():
                 raise
             raise BleakError("the connection is lost") from None
 

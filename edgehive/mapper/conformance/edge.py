@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from google.protobuf.any_pb2 import Any as Wrapped
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, FloatValue, StringValue
@@ -173,14 +174,15 @@ class Caller:
 
 
 def wrapped(value: Any) -> Wrapped:
-    """One value of free-form configuration as a Go edge wraps it."""
+    """One value of free-form configuration as a Go edge wraps it; objects and lists as ours does."""
     holder = Wrapped()
     if isinstance(value, bool):
         holder.Pack(BoolValue(value=value))
     elif isinstance(value, int | float):
         holder.Pack(FloatValue(value=value))
     else:
-        holder.Pack(StringValue(value=str(value)))
+        text = msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
+        holder.Pack(StringValue(value=text))
     return holder
 
 

@@ -32,7 +32,7 @@ from edgehive.mappers.bluetooth.rules import (
     watched_of,
     written_by,
 )
-from edgehive.mappers.bluetooth.topics import RuntimeTopics, require_id
+from edgehive.mappers.bluetooth.topics import PREFIX, RuntimeTopics, require_id
 
 log = logging.getLogger("edgehive.mapper")
 
@@ -43,48 +43,64 @@ LINGER = 120.0
 
 
 class Automation:
-    """Get one by `of`; `config` is the device's, with its `configFile`."""
+    """Get one by `of`; `device` is namespace/name, `config` its configuration with that of its `configFile`."""
 
     #: By device.
     kept: ClassVar[dict[str, "Automation"]] = {}
 
-    def __init__(self, id: str, config: Mapping[str, Any], clock: Clock) -> None:
+    def __init__(self, device: str, config: Mapping[str, Any], clock: Clock) -> None:
         self.config = config
-        self._id = id
+        self._device = device
+        self._id = str(config.get("deviceID") or device.rpartition("/")[2])
         self._clock = clock
         self._rules = rules_of(config)
         broker = broker_of(config)
         if broker:
-            require_id(id)
-        self._topics = RuntimeTopics(broker, id, self._obey) if broker else None
+            require_id(self._id)
+        self._topics = RuntimeTopics(broker, self._id, self._obey) if broker else None
         self._visitors: dict[str, Visitor] = {}
         self._desired: dict[str, Value] = {}
         self._gatt: Gatt | None = None
         self._connected = asyncio.Event()
         self._users = 0
+        self._ending: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
 
     @classmethod
-    def of(cls, id: str, config: Mapping[str, Any], clock: Clock | None = None) -> "Automation":
+    def of(cls, device: str, config: Mapping[str, Any], clock: Clock | None = None) -> "Automation":
         """The device's, with what it was told at its topics if its configuration is the same; raises ValueError."""
-        found = cls.kept.get(id)
-        if found is not None and found._users:
-            raise ValueError(f"another device of this mapper is {id!r} in its topics, too; give this one a deviceID")
+        found = cls.kept.get(device)
         if found is None or found.config != config:
-            new = cls(id, config, clock or SystemClock())
+            new = cls(device, config, clock or SystemClock())
+            new._require_own_topics()
             if found is not None:
                 found.end()
-            found = cls.kept[id] = new
-            found._work = spawn(found._run(), name=f"{id} automation")
-        found._users += 1
+            found = cls.kept[device] = new
+            found._work = spawn(found._run(), name=f"{device} automation")
+        found._hold()
         return found
+
+    def _hold(self) -> None:
+        self._users += 1
+        if self._ending is not None:
+            self._ending.cancel()
+
+    def _require_own_topics(self) -> None:
+        if self._topics is None:
+            return
+        for other in self.kept.values():
+            if other._device != self._device and other._id == self._id and other._topics is not None:
+                raise ValueError(
+                    f"its topics {PREFIX}{self._id}/... are those of {other._device}, too; give it another deviceID"
+                )
 
     def release(self) -> None:
         """The device is closed, and may be opened again."""
         self._users -= 1
-        asyncio.get_running_loop().call_later(LINGER, self._end_if_unused)
+        if not self._users:
+            self._ending = asyncio.get_running_loop().call_later(LINGER, self.end)
 
     def end(self) -> None:
         """Stop soon."""
@@ -126,7 +142,7 @@ class Automation:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 if self._topics is not None:
-                    self._tasks.create_task(self._topics.run(), name=f"{self._id} topics")
+                    self._tasks.create_task(self._topics.run(), name=f"{self._device} topics")
                 for schedule in self._rules.schedules.values():
                     self._start(schedule)
                 await asyncio.Event().wait()
@@ -134,12 +150,8 @@ class Automation:
             self._forget()
 
     def _forget(self) -> None:
-        if self.kept.get(self._id) is self:
-            del self.kept[self._id]
-
-    def _end_if_unused(self) -> None:
-        if not self._users:
-            self.end()
+        if self.kept.get(self._device) is self:
+            del self.kept[self._device]
 
     # What is told at the topics
 
@@ -158,7 +170,7 @@ class Automation:
         else:
             for key in _delete(self._rules.schedules, told, "schedule"):
                 self._running.pop(key).cancel()
-        log.info("%s: %s is done", self._id, command)
+        log.info("%s: %s is done", self._device, command)
 
     async def _create_actions(self, told: Any) -> None:
         actions = actions_of(told)
@@ -179,7 +191,7 @@ class Automation:
         key = schedule.name.casefold()
         if key in self._running:
             self._running[key].cancel()
-        self._running[key] = self._tasks.create_task(self._keep(schedule), name=f"{self._id} {schedule.name}")
+        self._running[key] = self._tasks.create_task(self._keep(schedule), name=f"{self._device} {schedule.name}")
 
     async def _keep(self, schedule: Schedule) -> None:
         loop = asyncio.get_running_loop()
@@ -191,7 +203,7 @@ class Automation:
             rounds += 1
             # Rounds that were missed are not made up for in a hurry.
             due = max(due + schedule.seconds, loop.time())
-        log.info("%s: schedule %s is through with %d rounds", self._id, schedule.name, rounds)
+        log.info("%s: schedule %s is through with %d rounds", self._device, schedule.name, rounds)
 
     async def _perform_scheduled(self, schedule: Schedule, name: str) -> None:
         """Once, and when the device is lost meanwhile, again after it is back."""
@@ -220,7 +232,7 @@ class Automation:
         told = {"EventName": name, "TimeStamp": unix_millis(self._clock.now()), "EventResult": result}
         if fault:
             told["EventError"] = fault
-            log.warning("%s: action %s: %s", self._id, name, fault)
+            log.warning("%s: action %s: %s", self._device, name, fault)
         if self._topics is not None:
             self._topics.say("scheduler/result", told)
 
@@ -234,7 +246,7 @@ class Automation:
             except Exception as error:  # as above
                 if not gatt.is_connected:
                     raise ConnectionError(said(error)) from error
-                log.warning("%s: action %s: %s", self._id, action.name, said(error))
+                log.warning("%s: action %s: %s", self._device, action.name, said(error))
                 if self._topics is not None:
                     self._topics.say("error", {"action": action.name, "error": said(error)})
 

@@ -21,17 +21,17 @@ class Bluetooth:
     def __init__(self) -> None:
         self._gatt: Gatt | None = None
         self._automation: Automation | None = None
-        self._name = ""
+        self._device = ""
         self._visitors: Sequence[Visitor] = ()
 
     async def prepare(self, device: str, visitors: Sequence[Visitor]) -> None:
-        self._name, self._visitors = device, visitors
+        self._device, self._visitors = device, visitors
 
     async def open(self, config: Mapping[str, Any]) -> None:
         config = with_file(config)
         peer = peer_of(config)
         if is_automatic(config):
-            self._automation = Automation.of(str(config.get("deviceID") or self._name), config)
+            self._automation = Automation.of(self._device, config)
             for visitor in self._visitors:
                 self._automation.learn(visitor)
         self._gatt = Gatt(await self.radio.connect(peer))

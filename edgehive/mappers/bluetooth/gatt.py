@@ -11,6 +11,7 @@ from bleak import BleakClient
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.exc import BleakError
 
+from edgehive.kit.tasks import is_cancelled
 from edgehive.mappers.bluetooth.conversion import Place, bounded, listed
 from edgehive.mappers.bluetooth.radio import said
 
@@ -100,6 +101,10 @@ class Gatt:
             self._require_connection()
             try:
                 return await request()
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                raise ConnectionError("the request was cut off") from None
             except BleakError as error:
                 self._require_connection()
                 raise ValueError(f"the device answers: {said(error)}") from error

@@ -494,7 +494,7 @@ async def test_a_driver_may_be_told_whose_it_is_before_it_is_opened() -> None:
         await asyncio.sleep(3)
         box.errors = dict.fromkeys("tu", ConnectionError("lost"))
         await asyncio.sleep(3)
-    assert box.told[:2] == [("d", ["t", "u"], 0), ("d", ["t", "u"], 1)]
+    assert box.told[:2] == [("default/d", ["t", "u"], 0), ("default/d", ["t", "u"], 1)]
 
 
 class Clock(Box):
@@ -523,3 +523,43 @@ async def test_a_value_that_was_set_is_told_at_once() -> None:
         device.follow(define((T, slow | {"desired": {"value": "25"}})))
         await asyncio.sleep(1)
     assert [(round(at - began, 1), told["t"]) for at, _, told in edge.reports if at > began] == [(0.0, "25.0")]
+
+
+class Aborted(Box):
+    """A driver of a library that cancels what waits for a lost device."""
+
+    cancelled_open = cancelled_read = cancelled_close = False
+
+    async def open(self, config: Mapping[str, Any]) -> None:
+        await super().open(config)
+        await _cancelled(self.cancelled_open)
+
+    async def read(self, visitor: Visitor) -> Value:
+        await _cancelled(self.cancelled_read)
+        return await super().read(visitor)
+
+    async def close(self) -> None:
+        await super().close()
+        await _cancelled(self.cancelled_close)
+
+
+async def _cancelled(really: bool) -> None:
+    if really:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+
+@pytest.mark.parametrize("where", ["open", "read", "close"])
+async def test_a_driver_whose_own_work_is_cancelled_is_opened_again(where: str) -> None:
+    box = Aborted()
+    async with running(define((T, {})), box, FakeEdge()) as device:
+        await asyncio.sleep(2)
+        setattr(box, f"cancelled_{where}", True)
+        box.errors["t"] = ConnectionError("lost")
+        await asyncio.sleep(20)
+        assert device.state is State.OFFLINE
+        setattr(box, f"cancelled_{where}", False)
+        box.errors.clear()
+        await asyncio.sleep(60)
+        assert device.state is State.ONLINE
