@@ -20,9 +20,9 @@ from edgehive.wire.devices import ReportKind
 
 log = logging.getLogger("edgehive.devicetwin")
 
-#: Reports on their way at once: as many as the hub sends before it hears of one. What waits longer is better written
-#: later, when its values are newer.
-WINDOW = 64
+#: Reports on their way at once: what the cloud confirms in two seconds, within these. More would wait on their way and
+#: grow old, where the next is written with the newest values; fewer would leave a fast cloud waiting.
+WINDOW, WIDEST = 64, 256
 #: Seconds between two reports of one thing: a value that changes a thousand times a second is told this often.
 PACE = 0.2
 #: Seconds after which an unconfirmed report no longer holds back a newer one, which then takes its place in the hub.
@@ -70,6 +70,8 @@ class Reports:
         self._timers: dict[Topic, asyncio.TimerHandle] = {}
         self._connected = False
         self._wake = asyncio.Event()
+        self._window = WINDOW
+        self._confirmed, self._counted_at = 0, 0.0
 
     def touch(self, topic: Topic) -> None:
         """There is news; it is told now, or with what follows the report that is on its way."""
@@ -93,6 +95,7 @@ class Reports:
         if topic is None or flight is None or flight.message_id != message_id:
             return None
         del self._flights[topic]
+        self._confirmed += 1
         return topic, flight.sent
 
     def forget(self, id: str) -> None:
@@ -131,10 +134,13 @@ class Reports:
 
     def _has_room(self) -> bool:
         """A cloud may never answer about a device it does not know: such reports hold back no others for long."""
-        if len(self._flights) < WINDOW:
-            return True
         now = asyncio.get_running_loop().time()
-        return sum(now - flight.at < PATIENCE for flight in self._flights.values()) < WINDOW
+        if (passed := now - self._counted_at) >= 1.0:
+            self._window = min(max(WINDOW, round(2 * self._confirmed / passed)), WIDEST)
+            self._confirmed, self._counted_at = 0, now
+        if len(self._flights) < self._window:
+            return True
+        return sum(now - flight.at < PATIENCE for flight in self._flights.values()) < self._window
 
     def release(self) -> None:
         """A report was confirmed and dealt with: there is room for another."""
