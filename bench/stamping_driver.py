@@ -32,6 +32,7 @@ class Stamping:
         return self._written.get(visitor.property, 0) if visitor.writable else microsecond()
 
     async def write(self, visitor: Visitor, value: Value) -> None:
+        assert isinstance(value, int)
         _SOCKET.sendto(f"{value} {microsecond()}".encode(), ("127.0.0.1", self._port))
         self._written[visitor.property] = value
 
