@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from edgehive.api.registry import DEVICE_MODELS, DEVICES
-from edgehive.kube.errors import BadRequest, Forbidden, RequestTooLarge
+from edgehive.kube.errors import BadRequest, Forbidden, RequestTooLarge, invalid
+from edgehive.kube.server import schema
 from edgehive.kube.server.options import Call
 from edgehive.wire import device_edits
 from edgehive.wire.device_edits import CREATED_ANNOTATION, CREATOR_ANNOTATION
@@ -33,6 +34,7 @@ class EdgeAdmission:
         row = call.served.resource
         if len(msgspec.json.encode(obj)) > SIZE_LIMIT:
             raise RequestTooLarge(f"{row.kind} {call.name} is larger than {SIZE_LIMIT} bytes; make it smaller")
+        _check_shape(call, obj)
         for field in _OTHERS:
             if (obj["metadata"].get(field) or []) != ((old or {}).get("metadata", {}).get(field) or []):
                 raise Forbidden(f"metadata.{field} of {row.plural} is written in the cloud only; leave it as it is")
@@ -95,9 +97,18 @@ def _check_annotations(obj: Json, old: Json | None) -> None:
         raise Forbidden(f"annotation {name} is written in the cloud only; leave it as it is")
 
 
+def _check_shape(call: Call, obj: Json) -> None:
+    """What follows reads the object as its schema has it; raises Invalid."""
+    custom, row = call.served.custom, call.served.resource
+    causes = schema.validate(custom.schema, obj) if custom is not None and custom.schema else []
+    if causes:
+        raise invalid(row.kind, row.group, str(obj["metadata"].get("name") or ""), causes)
+
+
 def _reserved(obj: Json | None) -> dict[str, str]:
     notes = ((obj or {}).get("metadata") or {}).get("annotations") or {}
-    return {name: str(value) for name, value in notes.items() if name.startswith(_OURS)}
+    found = notes if isinstance(notes, dict) else {}
+    return {name: str(value) for name, value in found.items() if name.startswith(_OURS)}
 
 
 def _check_properties(obj: Json, old: Json | None) -> None:

@@ -7,8 +7,11 @@ schema. Pure.
 from collections.abc import Mapping
 from typing import Any
 
-from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS
-from edgehive.kube.errors import invalid
+import msgspec
+
+from edgehive.api.meta import ObjectMeta
+from edgehive.api.registry import CUSTOM_RESOURCE_DEFINITIONS, ApiResource
+from edgehive.kube.errors import BadRequest, invalid
 from edgehive.kube.server import crd_validation, schema
 from edgehive.kube.server.conform import conform, strict_error
 from edgehive.kube.server.defaults import apply_defaults
@@ -18,13 +21,29 @@ from edgehive.kube.server.validation import validate_create, validate_status, va
 Json = dict[str, Any]
 
 
+def _check_metadata(row: ApiResource, obj: Json) -> None:
+    """What no CRD's schema describes; raises BadRequest."""
+    metadata = obj.get("metadata") or {}
+    if isinstance(metadata, dict):
+        metadata = {name: value for name, value in metadata.items() if value is not None}
+    try:
+        msgspec.convert(metadata, ObjectMeta)
+    except msgspec.ValidationError as error:
+        raise BadRequest(
+            f'{row.kind} in version "{row.version}" cannot be handled as a {row.kind}: metadata: {error}'
+        ) from error
+
+
 class Rules:
     """Completes and checks objects on their way to the store."""
 
     def shape(self, call: Call, obj: Json) -> Json:
         """A built-in object from outside as its kind holds it; unknown fields are told or refused (BadRequest)."""
         row = call.served.resource
-        if not call.field_validation or call.served.custom is not None:
+        if not call.field_validation:
+            return obj
+        if call.served.custom is not None:
+            _check_metadata(row, obj)
             return obj
         shaped, problems = conform(row.api_version, row.kind, obj)
         self._tell(call, [*problems, *call.duplicate_fields])

@@ -278,6 +278,35 @@ async def test_what_is_the_clouds_is_refused_with_the_field(site: Site) -> None:
         await site.client.create(DEVICES, elsewhere, "default")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"spec": "text"}, {"spec": {"properties": 5}}, {"spec": {"properties": ["t"]}},
+        {"spec": {"properties": [{"name": 5}]}}, {"spec": {"properties": [{"name": "t", "desired": "x"}]}},
+        {"spec": {"deviceModelRef": "m"}}, {"spec": {"nodeName": 5}}, {"metadata": {"annotations": ["x"]}},
+        {"metadata": {"annotations": {"x": 5}}}, {"metadata": {"labels": "x"}}, {"metadata": {"finalizers": "x"}},
+        {"status": "x"}, {"metadata": {"name": "other"}},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_bad_input_is_one_sentence(site: Site, wrong: dict[str, Any]) -> None:
+    await site.push(model())
+    await site.push(device())
+    body = device(name="new")
+    del body["metadata"]["resourceVersion"], body["metadata"]["uid"]
+    body["metadata"] |= wrong.get("metadata", {})
+    body["spec"] = (
+        body["spec"] | wrong["spec"] if isinstance(wrong.get("spec"), dict) else wrong.get("spec", body["spec"])
+    )
+    for request in (site.merge(DEVICES, "d", wrong), site.client.create(DEVICES, body, "default")):
+        try:
+            await request
+        except ApiError as error:
+            assert error.code < 500
+            assert str(error)
+    assert desired(await site.device()) == "20"
+
+
 async def test_only_a_loopback_address_is_served() -> None:
     assert address("127.0.0.1:10550", authorized=False) == ("127.0.0.1", 10550)
     assert address("[::1]:10550", authorized=False) == ("::1", 10550)
