@@ -28,6 +28,8 @@ REFRESH, SECOND = 60.0, 5.0
 GATHER = 0.01
 #: Seconds: what is due that soon is due.
 TICK = 0.001
+#: States that are told unasked: DMI has no other way to say that something is wrong with a device.
+ILL = frozenset({"offline", "unhealthy"})
 #: Values in one call.
 BATCH = 500
 PATIENT = Backoff(first=0.5, factor=2.0, limit=15.0, jitter=0.3)
@@ -89,6 +91,7 @@ class Reporter:
         self._known: dict[str, _Known] = {}
         self._state = ""
         self._state_due: float | None = None
+        self._is_told_ill = False
         self._wake = asyncio.Event()
 
     def follow(self, definition: Definition) -> None:
@@ -185,19 +188,24 @@ class Reporter:
                 pass
 
     def _times(self) -> list[float | None]:
-        state = self._state_due if self._definition.report_state else None
+        state = self._state_due if self._tells_state() else None
         return [state, *(known.due for known in self._known.values())]
+
+    def _tells_state(self) -> bool:
+        """Where nobody asked for states, that the device is ill is told all the same, and that it is well again."""
+        return self._definition.report_state or self._state in ILL or self._is_told_ill
 
     async def _tell_state(self) -> None:
         now, state = self._now(), self._state
-        if not self._definition.report_state or self._state_due is None or self._state_due > now + TICK:
+        if not self._tells_state() or self._state_due is None or self._state_due > now + TICK:
             return
         try:
             await self._edge.report_state(self._definition.id, state)
         except EdgeRefused as error:
             log.error("%s: the edge refuses its state: %s", self._definition.id, error)
+        self._is_told_ill = state in ILL
         if state == self._state:
-            self._state_due = now + self._definition.state_cycle
+            self._state_due = now + self._definition.state_cycle if self._definition.report_state else None
 
     async def _tell_values(self) -> None:
         now = self._now()

@@ -329,6 +329,18 @@ async def test_stopping_closes_the_driver() -> None:
     assert box.closed == 1
 
 
+async def test_where_nobody_asked_for_states_illness_and_recovery_alone_are_told() -> None:
+    box, edge = Box(), FakeEdge()
+    async with running(define((T, {}), (U, {})), box, edge):
+        await asyncio.sleep(10)
+        assert edge.states == []
+        box.errors["u"] = ValueError("kind 'teapot' is none of value, sine")
+        await asyncio.sleep(10)
+        del box.errors["u"]
+        await asyncio.sleep(10)
+    assert [state for _, state in edge.states] == ["unhealthy", "online"]
+
+
 # Methods, and what is read at once
 
 
