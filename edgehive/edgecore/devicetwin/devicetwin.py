@@ -121,14 +121,14 @@ class DeviceTwin:
             sending = tasks.create_task(self._reports.run(), name="device reports")
             stack.callback(sending.cancel)
             if self._dmi_folder:
-                await self._open_dmi(stack)
+                await self._open_dmi(stack, tasks)
             telling = tasks.create_task(self._tell_all(), name="device news")
             stack.callback(telling.cancel)
             ready()
             while True:
                 await self._take_batch()
 
-    async def _open_dmi(self, stack: AsyncExitStack) -> None:
+    async def _open_dmi(self, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
         from edgehive.edgecore.devicetwin.dmi import serving
         from edgehive.edgecore.devicetwin.mapping import Mapping
 
@@ -136,6 +136,8 @@ class DeviceTwin:
         stack.push_async_callback(mapping.mappers.close)
         await stack.enter_async_context(serving(self._dmi_folder, mapping))
         await mapping.start()
+        watching = tasks.create_task(mapping.watch(), name="devices nobody serves")
+        stack.callback(watching.cancel)
 
     async def _load(self) -> None:
         """Rows of last time, and objects that came while this module was not there."""

@@ -36,6 +36,9 @@ log = logging.getLogger("edgehive.devicetwin.dmi")
 #: Devices on which it is said that their mapper is away.
 TOLD_AT_ONCE = 100
 
+#: Seconds between two looks for devices that nobody serves.
+UNSERVED_SECONDS = 60.0
+
 #: Reason and text of an Event on a device.
 Tell = Callable[[Device, str, str], Awaitable[None]]
 
@@ -50,6 +53,8 @@ class Mapping:
         self._clock = clock
         self._tell = tell
         self._registering = asyncio.Lock()
+        #: Devices of which it was said that nobody serves them.
+        self._unserved: set[str] = set()
         self.mappers = Mappers(self._prepare, self._done, self._is_away)
 
     async def start(self) -> None:
@@ -63,6 +68,28 @@ class Mapping:
                 device = self._house.devices.get(id)
                 verb = Verb.UPDATE if device is not None and device.told else Verb.REGISTER
                 self.mappers.order(row.protocol, [Order(verb, id)])
+
+    async def watch(self) -> None:
+        """Say of devices that nobody serves, neither a mapper nor an application over MQTT, until cancelled."""
+        before: set[str] = set()
+        while True:
+            await asyncio.sleep(UNSERVED_SECONDS)
+            silent = {device.id for device in self._house.devices if self._is_unserved(device)}
+            self._unserved &= silent
+            # One that came a moment ago is given another round.
+            for id in sorted((silent & before) - self._unserved)[:TOLD_AT_ONCE]:
+                self._unserved.add(id)
+                device, known = self._house.devices.get(id), self._house.catalog.get(id)
+                if device is not None and known is not None:
+                    text = f"no mapper for protocol {known.protocol[:100]!r} has registered on this node"
+                    await self._tell(device, "NoMapper", text)
+            before = silent
+
+    def _is_unserved(self, device: Device) -> bool:
+        known = self._house.catalog.get(device.id)
+        if known is None or device.state or self.mappers.of(known.protocol) is not None:
+            return False
+        return all(record.actual is None for record in device.twins.values())
 
     # Behind the socket
 

@@ -13,7 +13,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from edgehive.edgecore.devicetwin import dmi as service
-from edgehive.edgecore.devicetwin import mappers
+from edgehive.edgecore.devicetwin import mappers, mapping
 from edgehive.kit import grpc_server
 from edgehive.kit.backoff import Backoff
 from edgehive.protos import dmi_pb2 as dmi
@@ -352,6 +352,24 @@ async def test_a_mapper_that_is_there_and_has_nothing_to_hear_is_no_event(edge, 
         await edge.put("d", t=str(number + 2))
         await mapper.called()
     assert not len(edge.events)
+
+
+async def test_a_device_whose_protocol_nobody_serves_is_an_event_once(start, sockets, mapper, door, monkeypatch):
+    monkeypatch.setattr(mapping, "UNSERVED_SECONDS", 0.02)
+    async with start() as edge:
+        await edge.put_model("m", t="INT")
+        await edge.put("spoken-for", t="1", protocol="carrier-pigeon")
+        await edge.update("default/spoken-for", t="5")  # over MQTT, which needs no mapper
+        rows = edge.rows
+    async with start(dmi=str(sockets), rows=rows) as edge:
+        await mapper.register(door)
+        await edge.put("served", t="1")
+        for name in ("d", "e"):
+            await edge.put(name, t="1", protocol="carrier-pigeon")
+            event = await edge.event()
+            assert (event["involvedObject"]["name"], event["reason"]) == (name, "NoMapper")
+            assert event["message"] == "no mapper for protocol 'carrier-pigeon' has registered on this node"
+        assert not len(edge.events)
 
 
 async def test_a_device_that_falls_ill_is_an_event(edge, manager):
