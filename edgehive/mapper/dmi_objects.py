@@ -31,6 +31,8 @@ from edgehive.api.meta import ObjectMeta
 from edgehive.mapper import values
 from edgehive.protos import dmi_pb2 as dmi
 
+#: Objects in objects; a text with more of them stays a text.
+NESTING_LIMIT = 64
 _WRAPPERS = {
     wrapper.DESCRIPTOR.full_name: wrapper
     for wrapper in (
@@ -85,9 +87,15 @@ def _from_json(text: str) -> Any:
     if text[:1] not in ("{", "["):
         return text
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
         return text
+    return found if _is_shallow(found) else text
+
+
+def _is_shallow(found: Any, levels: int = NESTING_LIMIT) -> bool:
+    items = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in items)
 
 
 def _config(data: Mapping[str, Wrapped]) -> dict[str, Any]:

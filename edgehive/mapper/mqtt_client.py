@@ -9,7 +9,7 @@ import secrets
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import gmqtt
 from gmqtt.mqtt.constants import MQTTv311
@@ -64,23 +64,22 @@ class MqttClient:
 
     async def _connect(self) -> gmqtt.Client:
         await self.close()
-        place = urlsplit(self._address if "://" in self._address else f"tcp://{self._address}")
+        place, port = _place(self._address)
         client = gmqtt.Client(f"mapper-{secrets.token_hex(6)}", clean_session=True, logger=_quiet)
         # Connecting again is ours: gmqtt would do it once, and forget what was subscribed.
         client.set_config({"reconnect_retries": -2})
         lost = self._lost = asyncio.Event()
         client.on_disconnect = lambda *_: lost.set()
         client.on_message = self._hear
-        if not place.hostname:
-            raise MqttFailed(f"address {self._address!r} names no broker; write it as tcp://host:1883")
         secure = place.scheme in ("ssl", "tls", "mqtts", "tcps")
         options: dict[str, Any] = {"ssl": ssl.create_default_context()} if secure else {}
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await client.connect(
-                    place.hostname, place.port or (8883 if secure else 1883), version=MQTTv311, keepalive=30, **options
+                    place.hostname, port or (8883 if secure else 1883), version=MQTTv311, keepalive=30, **options
                 )
-        except (OSError, TimeoutError, MQTTConnectError) as error:
+        except (OSError, MQTTConnectError, UnicodeError) as error:
+            await client.disconnect()
             raise MqttFailed(str(error) or "no answer in time") from error
         for topic in self._topics:
             client.subscribe(topic, qos=1)
@@ -90,3 +89,14 @@ class MqttClient:
         if self._heard is not None:
             self._heard(topic, bytes(payload), bool(properties["retain"]))
         return 0
+
+
+def _place(address: str) -> tuple[SplitResult, int | None]:
+    """Raises MqttFailed."""
+    try:
+        place = urlsplit(address if "://" in address else f"tcp://{address}")
+        if place.hostname:
+            return place, place.port
+    except ValueError:
+        pass
+    raise MqttFailed(f"address {address[:100]!r} names no broker; write it as tcp://host:1883")

@@ -9,8 +9,9 @@ Go: mappers/bluetooth_mapper/data_converter/data_converter.go (until 1.7)
 
 import base64
 import binascii
+import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -68,20 +69,15 @@ class Converter:
         taken = data[min(self.start, self.end) : last + 1]
         order: Any = "big" if self.start <= self.end else "little"
         whole = int.from_bytes(taken, order, signed=self.signed)
-        number: float = whole << self.shift if self.shift >= 0 else whole >> -self.shift
-        for name, by in self.operations:
-            number = _DO[name](number, by)
-        return number
+        return _done(whole << self.shift if self.shift >= 0 else whole >> -self.shift, self.operations)
 
     def data(self, number: float) -> bytes:
         """What is written so that `number` is read; raises ValueError."""
         if min(self.start, self.end) > 0:
             raise ValueError("a dataConverter that leaves out the first bytes cannot be written with; give dataWrite")
-        for name, by in reversed(self.operations):
-            if name == "multiply" and by == 0:
-                raise ValueError("a dataConverter that multiplies with 0 cannot be written with; give dataWrite")
-            number = _DO[_INVERSE[name]](number, by)
-        whole = round(number)
+        if ("multiply", 0) in self.operations:
+            raise ValueError("a dataConverter that multiplies with 0 cannot be written with; give dataWrite")
+        whole = round(_done(number, [(_INVERSE[name], by) for name, by in reversed(self.operations)]))
         whole = whole >> self.shift if self.shift >= 0 else whole << -self.shift
         size = abs(self.start - self.end) + 1
         return _bytes_of(whole, size, self.signed, "big" if self.start <= self.end else "little")
@@ -179,7 +175,7 @@ def structure(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     if isinstance(told, str) and len(told) <= 65536:
         try:
             told = msgspec.json.decode(told)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"{name} is no JSON: {error}") from None
     if told is None or isinstance(told, dict):
         return told
@@ -203,6 +199,17 @@ def listed(names: Mapping[str, Any] | list[str]) -> str:
     """The first few of them."""
     some = [name[:40] for name in list(names)[:12]]
     return ", ".join(some + ["..."] * (len(names) > len(some))) or "none"
+
+
+def _done(number: float, operations: Sequence[_Operation]) -> float:
+    try:
+        for name, by in operations:
+            number = _DO[name](number, by)
+        if math.isfinite(number):
+            return number
+    except OverflowError:
+        pass
+    raise ValueError("orderOfOperations leads beyond all numbers")
 
 
 def _plain_value(visitor: Visitor, data: bytes) -> Value:
@@ -230,8 +237,7 @@ def _plain_data(visitor: Visitor, value: Value) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, float):
-        packed: bytes = _FLOATS[4 if visitor.type == "FLOAT" else 8].pack(value)
-        return packed
+        return _float_bytes(value, 4 if visitor.type == "FLOAT" else 8)
     size, signed = visitor.config.get("length"), visitor.config.get("signed") is True
     if size is None:
         bits = int(value).bit_length() + signed
@@ -239,6 +245,14 @@ def _plain_data(visitor: Visitor, value: Value) -> bytes:
     if not isinstance(size, int) or not 1 <= size <= NUMBER_LIMIT:
         raise ValueError(f"length {shown(size)} is no number from 1 to {NUMBER_LIMIT}")
     return _bytes_of(int(value), size, signed, "little")
+
+
+def _float_bytes(number: float, size: int) -> bytes:
+    try:
+        packed: bytes = _FLOATS[size].pack(number)
+    except OverflowError:
+        raise ValueError(f"{number} does not fit into {size} bytes") from None
+    return packed
 
 
 def _bytes_of(whole: int, size: int, signed: bool, order: Any) -> bytes:
@@ -260,7 +274,7 @@ def _operation(told: Any) -> _Operation:
     name, by = (told.get("operationType"), told.get("operationValue")) if isinstance(told, dict) else (None, None)
     if str(name).lower() not in _DO:
         raise ValueError(f"operationType {shown(name)} is none of Add, Subtract, Multiply, Divide")
-    if not isinstance(by, int | float) or isinstance(by, bool):
+    if not isinstance(by, int | float) or isinstance(by, bool) or not math.isfinite(by):
         raise ValueError(f"operationValue {shown(by)} of {name} is no number")
     if by == 0 and str(name).lower() == "divide":
         raise ValueError("operationValue 0 of Divide: nothing can be divided by it")

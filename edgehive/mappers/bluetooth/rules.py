@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
@@ -29,6 +30,7 @@ DEFAULT_INTERVAL, SHORTEST_INTERVAL = 5000, 10
 LIST_LIMIT = 256
 _KEYS = ("configFile", "mqtt", "action-manager", "scheduler", "watcher")
 _BROKERS = {0: ("internal-server", "tcp://127.0.0.1:1884"), 1: ("server", "tcp://127.0.0.1:1883")}
+_SCHEMES = ("tcp", "mqtt", "ssl", "tls", "mqtts", "tcps")
 T = TypeVar("T")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -127,12 +129,20 @@ def with_file(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def broker_of(config: Mapping[str, Any]) -> str:
     """The broker's address, "" without one; raises ValueError."""
     told = config.get("mqtt", "")
-    if isinstance(told, str):
-        return told
-    if not isinstance(told, dict) or told.get("mode", 0) not in _BROKERS:
+    if isinstance(told, dict) and told.get("mode", 0) in _BROKERS:
+        key, default = _BROKERS[told.get("mode", 0)]
+        told = told.get(key) or default
+    if not isinstance(told, str) or (told and not _is_address(told)):
         raise ValueError(f"mqtt is {shown(told)}, no address like tcp://127.0.0.1:1883, and has no mode 0 or 1")
-    key, default = _BROKERS[told.get("mode", 0)]
-    return str(told.get(key) or default)
+    return told
+
+
+def _is_address(text: str) -> bool:
+    try:
+        place = urlsplit(text)
+        return place.scheme in _SCHEMES and bool(place.hostname) and place.port != 0
+    except ValueError:
+        return False
 
 
 def rules_of(config: Mapping[str, Any]) -> Rules:

@@ -377,9 +377,23 @@ def test_an_id_that_cannot_be_in_a_topic_is_told(id: str) -> None:
         require_id(id)
 
 
-def test_a_wrong_broker_is_told() -> None:
-    with pytest.raises(ValueError, match="has no mode 0 or 1"):
-        broker_of({"mqtt": {"mode": 7}})
+@pytest.mark.parametrize(
+    "mqtt", [{"mode": 7}, 5, "127.0.0.1", "tcp://", "tcp://x:99999", "http://x", {"server": 3, "mode": 1}]
+)
+def test_a_wrong_broker_is_told(mqtt: Any) -> None:
+    with pytest.raises(ValueError, match=r"no address like tcp://127\.0\.0\.1:1883, and has no mode 0 or 1"):
+        broker_of({"mqtt": mqtt})
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://" + "x" * 100, "tcp://nowhere.invalid", "tcp://a..b"])
+async def test_a_broker_that_is_not_there_disturbs_nothing(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    rules = scheduler(schedule("s", "IOConfiguration", interval=10, limit=3))
+    async with rig.at_work(rig.definition(scheduler=rules, mqtt=address)) as device:
+        async with asyncio.timeout(20):
+            while len(rig.diary.entries) < 3 or "no connection to the broker" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert device.state is State.ONLINE
 
 
 # With a broker

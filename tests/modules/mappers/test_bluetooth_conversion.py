@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgehive.api.devices import PropertyType
 from edgehive.mapper import Value, Visitor
@@ -115,6 +117,9 @@ def test_a_value_is_bytes(visitor: Visitor, value: Value, data: str) -> None:
         (converter(("Modulo", 2)), "01", "operationType 'Modulo' is none of Add, Subtract, Multiply, Divide"),
         (converter(("Divide", 0)), "01", "nothing can be divided by it"),
         (converter(("Add", "x")), "01", "operationValue 'x' of Add is no number"),  # type: ignore[arg-type]
+        (converter(*[("Multiply", 1e300)] * 3), "01", "orderOfOperations leads beyond all numbers"),
+        (converter(*[("Multiply", 2**63)] * 16, ("Multiply", 0.5)), "01", "is no list of at most 16 operations"),
+        (converter(("Add", float("inf"))), "01", "operationValue inf of Add is no number"),
         (at(dataConverter=3), "01", "dataConverter is 3, not an object"),
         (at(dataConverter="{"), "01", "dataConverter is no JSON"),
         (at(dataConverter={"orderOfOperations": 5}), "01", "orderOfOperations 5 is no list"),
@@ -135,6 +140,7 @@ def test_bytes_that_are_no_value_are_told(visitor: Visitor, data: str, sentence:
     ("visitor", "value", "sentence"),
     [
         (at("STRING", dataWrite=ON_OFF), "Red", "'Red' is none of dataWrite: ON, OFF"),
+        (at("FLOAT"), 1e300, r"1e\+300 does not fit into 4 bytes"),
         (at("INT"), -1, "-1 does not fit into 1 bytes; say signed: true"),
         (at("INT", length=1), 256, "256 does not fit into 1 bytes"),
         (at("INT", length=9), 1, "length 9 is no number from 1 to 8"),
@@ -169,3 +175,48 @@ def test_a_characteristic_by_no_name_is_told(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"characteristicUUID .* is no UUID like") as caught:
         place_of(config)
     assert len(str(caught.value)) < 300
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-10, 1000) | st.floats() | st.text(max_size=8) | st.just("[" * 3000),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+OPERATION = st.fixed_dictionaries(
+    {}, optional={"operationType": st.sampled_from(["Add", "Divide"]), "operationValue": JUNK}
+)
+CONVERTER = st.fixed_dictionaries(
+    {},
+    optional={
+        "startIndex": JUNK,
+        "endIndex": JUNK,
+        "shiftLeft": JUNK,
+        "shiftRight": JUNK,
+        "signed": JUNK,
+        "orderOfOperations": JUNK | st.lists(OPERATION | JUNK, max_size=3),
+    },
+)
+CONFIG = st.fixed_dictionaries(
+    {},
+    optional={
+        "dataConverter": CONVERTER | JUNK,
+        "dataWrite": JUNK,
+        "characteristicUUID": JUNK,
+        "serviceUUID": JUNK,
+        "length": JUNK,
+        "signed": JUNK,
+    },
+)
+
+
+@given(CONFIG, st.binary(max_size=12), st.sampled_from(PropertyType), st.integers() | st.floats(allow_nan=False))
+@settings(deadline=None, max_examples=400)
+def test_whatever_a_visitor_says_there_is_a_value_or_a_sentence(
+    config: dict[str, Any], data: bytes, type: PropertyType, number: float
+) -> None:
+    visitor = Visitor("p", type, config)
+    for act in (lambda: place_of(config), lambda: value_of(visitor, data), lambda: data_of(visitor, number)):
+        try:
+            act()
+        except ValueError as error:
+            assert 0 < len(str(error)) < 400

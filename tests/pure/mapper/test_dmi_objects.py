@@ -31,6 +31,8 @@ def packed(message: object) -> Wrapped:
         (StringValue(value="/dev/ttyUSB0"), "/dev/ttyUSB0"),
         (StringValue(value='{"a": [1, 2]}'), {"a": [1, 2]}),
         (StringValue(value="[no list"), "[no list"),
+        (StringValue(value="[" * 5000), "[" * 5000),
+        (StringValue(value="[" * 600 + "]" * 600), "[" * 600 + "]" * 600),
         (StringValue(value=""), ""),
     ],
 )
