@@ -26,7 +26,7 @@ from bumble.host import Host
 from bumble.link import LocalLink
 from bumble.transport.common import AsyncPipeSink
 
-from edgehive.kit.tasks import is_cancelled
+from edgehive.kit.tasks import is_cancelled, spawn
 from edgehive.mappers.bluetooth.radio import Radio
 
 SERVICE = "f000aa00-0451-4000-b000-000000000000"
@@ -155,17 +155,20 @@ class _Scanner(BaseBleakScanner):
 
     async def start(self) -> None:
         self.seen_devices = {}
-        if not self.air.central.powered_on:
-            await self.air.central.power_on()
         self.air.scanning += 1
         self.air.scans += 1
         self.air.central.on("advertisement", self._advertised)
+        await _result_of(spawn(self._scan(), name="scan"))
+
+    async def _scan(self) -> None:
+        if not self.air.central.powered_on:
+            await self.air.central.power_on()
         await self.air.central.start_scanning(legacy=True)
 
     async def stop(self) -> None:
         self.air.scanning -= 1
         self.air.central.remove_listener("advertisement", self._advertised)
-        await self.air.central.stop_scanning(legacy=True)
+        await _result_of(spawn(self.air.central.stop_scanning(legacy=True), name="stop"))
 
     def _advertised(self, told: Any) -> None:
         address, name = told.address.to_string(False), told.data.get(core.AdvertisingData.COMPLETE_LOCAL_NAME)
@@ -200,13 +203,16 @@ class _Client(BaseBleakClient):
             await asyncio.Event().wait()
         try:
             kept = [item for item in self.air.central.connections.values() if item.peer_address == self._address]
-            connection = kept[0] if kept else await self.air.central.connect(self._address, timeout=5)
+            connection = kept[0] if kept else await _result_of(spawn(self._connected(), name="connecting"))
             connection.on("disconnection", self._disconnected)
             self._connection, self._peer = connection, Peer(connection)
         except core.BaseBumbleError as error:
             raise BleakError(str(error)) from error
         await self._do(self._peer.discover_all)
         self.services = self._collection()
+
+    async def _connected(self) -> Any:
+        return await self.air.central.connect(self._address, timeout=5)
 
     def _collection(self) -> BleakGATTServiceCollection:
         found = BleakGATTServiceCollection()
@@ -227,7 +233,7 @@ class _Client(BaseBleakClient):
 
     async def disconnect(self) -> None:
         if self._connection is not None:
-            await self._connection.disconnect()
+            await _result_of(spawn(self._connection.disconnect(), name="disconnect"))
 
     async def pair(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError
@@ -256,8 +262,10 @@ class _Client(BaseBleakClient):
     async def _do(self, request: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         if self._connection is None:
             raise BleakError("Not connected")
+        work = spawn(request(*arguments, **options), name="request")
+        self._connection.cancel_on_disconnection(work)
         try:
-            return await self._connection.cancel_on_disconnection(request(*arguments, **options))
+            return await _result_of(work)
         except att.ATT_Error as error:
             raise BleakGATTProtocolError(int(error.error_code)) from error
         except core.BaseBumbleError as error:
@@ -266,6 +274,15 @@ class _Client(BaseBleakClient):
             if is_cancelled():
                 raise
             raise BleakError("the connection is lost") from None
+
+
+async def _result_of(work: asyncio.Task[Any]) -> Any:
+    """bumble waits by `asyncio.wait_for`, which in Python 3.11 may swallow a cancellation; this does not."""
+    try:
+        await asyncio.wait({work})
+        return work.result()
+    finally:
+        work.cancel()
 
 
 def _uuid(item: Any) -> str:
