@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgehive.api.devices import OwnStatus
+from edgehive.api.devices import Device, OwnStatus
 from edgehive.api.document import Document
 from edgehive.api.meta import Condition
 from edgehive.api.registry import DEVICES
@@ -69,6 +69,12 @@ def conditions_of(device: Document) -> list[Condition]:
         return device.read(_Holder).status.conditions or []
     except msgspec.ValidationError:
         return []
+
+
+def may_be_of_v1alpha2(device: Document) -> bool:
+    """Nothing converts such an object: v1beta1 shows it nearly empty, and written through v1beta1 it would be."""
+    spec = device.read(Device).spec
+    return not (spec.node_name or spec.properties or (spec.protocol is not None and spec.protocol.protocol_name))
 
 
 def says(conditions: list[Condition], finding: Finding) -> bool:
@@ -210,6 +216,9 @@ class Conditions:
         ended = {finding.ends: None for finding in findings.values() if finding.ends_on(device)}
         if not news and not ended:
             return
+        if may_be_of_v1alpha2(device):
+            await self._tell(device, news)
+            return
         # Held against the version it was seen in: a list is written whole.
         patch: dict[str, Any] = {
             "metadata": {"resourceVersion": device.meta.resource_version},
@@ -221,6 +230,9 @@ class Conditions:
             await self._client.patch(DEVICES, id.name, patch, id.namespace, type=PatchType.MERGE)
         except NotFound:
             return
+        await self._tell(device, news)
+
+    async def _tell(self, device: Document, news: list[Finding]) -> None:
         for finding in news:
             # Of a conflict the edge that decided it has told already (decision 0021).
             if not finding.good and finding.type is not ConditionType.DESIRED_AGREED:

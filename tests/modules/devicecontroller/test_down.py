@@ -15,10 +15,13 @@ from edgehive.api.registry import (
     NAMESPACES,
     NODES,
     OBJECT_SYNCS,
+    ApiResource,
 )
 from edgehive.beehive.message import Message
+from edgehive.edgesite.definitions import kubeedge_definitions
 from edgehive.kube.client import Client
 from edgehive.kube.errors import Forbidden, NotFound
+from edgehive.kube.server.app import ServerOptions
 from edgehive.testing.cloud import Cloud, ScriptedEdge, cloud, content_of
 from edgehive.testing.cluster import Cluster
 
@@ -422,6 +425,26 @@ async def test_a_device_without_a_node_or_of_an_unknown_one_says_so() -> None:
         assert (await condition(it.client, "Accepted"))["reason"] == "Told"
         await it.client.delete(NODES, "n9")
         assert (await condition(it.client, "Accepted"))["reason"] == "NodeNotFound"
+
+
+async def test_an_object_of_the_version_before_is_left_as_it_is_and_told_in_an_event() -> None:
+    """Written through v1beta1 it would lose all that v1beta1 does not know."""
+    older = ApiResource("devices.kubeedge.io", "v1alpha2", "Device", "devices", True)
+    spec = {
+        "deviceModelRef": {"name": "m"},
+        "nodeSelector": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "", "operator": "In", "values": ["n1"]}]}]
+        },
+        "protocol": {"bluetooth": {"macAddress": "BC:6A:29:AE:CC:96"}},
+        "propertyVisitors": [{"propertyName": "t", "collectCycle": 500}],
+    }
+    options = ServerOptions(definitions=kubeedge_definitions())
+    async with cloud(cluster=Cluster(options=options)) as it:
+        made = await it.client.create(older, {"metadata": {"name": "old"}, "spec": spec}, "default")
+        assert await condition(it.client, "Accepted", "old") is None
+        found = await it.client.get(older, "old", "default")
+        assert (found.to_dict()["spec"], found.meta.resource_version) == (spec, made.meta.resource_version)
+        assert [reason for reason, _ in await events(it)] == ["NoNode"]
 
 
 @pytest.mark.parametrize(
