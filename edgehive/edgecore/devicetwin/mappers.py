@@ -122,17 +122,24 @@ class Mapper:
 
     async def run(self) -> None:
         """Tell what is ordered until cancelled."""
-        attempt = 0
+        silent = refused = 0
         try:
             while True:
                 try:
-                    await (self._tell_next() if self._orders else self._rest(at_once=attempt > 0))
-                    if attempt >= SAID_AFTER:
-                        log.info("mapper %s answers again", self.row.name)
-                    attempt = 0
+                    await (self._tell_next() if self._orders else self._rest(at_once=silent > 0))
                 except MapperAway as error:
-                    attempt += 1
-                    await self._did_not_answer(error, attempt)
+                    silent += 1
+                    await self._did_not_answer(error, silent)
+                    continue
+                except MapperRefused as error:
+                    refused += 1
+                    log.warning("mapper %s refuses, and is asked again: %s", self.row.name, error)
+                    await asyncio.sleep(PATIENT.delay(refused - 1))
+                else:
+                    refused = 0
+                if silent >= SAID_AFTER:
+                    log.info("mapper %s answers again", self.row.name)
+                silent = 0
         finally:
             self._close()
 
@@ -173,7 +180,7 @@ class Mapper:
         except MapperRefused as error:
             if self._counted(order) < REFUSALS:
                 self._put_behind(key, order)
-                raise MapperAway(str(error)) from error
+                raise
             await self._finished(key, order, request, str(error))
         except MapperAway:
             self._put_behind(key, order)

@@ -428,3 +428,18 @@ async def test_without_a_place_for_the_socket_the_rest_works(start, tmp_path, ca
         await edge.add("default/d")
         assert (await edge.update(t="1"))["twin"]
     assert "modules.deviceTwin.dmiSockPath" in caplog.text
+
+
+async def test_a_mapper_that_refuses_devices_is_not_said_to_be_away(edge, mapper, door, monkeypatch):
+    """It answers, so nothing is said of its other devices."""
+    monkeypatch.setattr(mappers, "PATIENT", Backoff(first=0.001, factor=1.0, limit=0.001, jitter=0.0))
+    await edge.put_model("m", t="INT")
+    await edge.put("good", t="1")
+    await mapper.register(door)
+    mapper.refusal = "no such register"
+    for name in "abc":
+        await edge.put(name, t="1")
+    events = [await edge.event() for _ in "abc"]
+    assert {(event["reason"], event["involvedObject"]["name"]) for event in events} == {
+        ("MapperRefused", name) for name in "abc"
+    }
