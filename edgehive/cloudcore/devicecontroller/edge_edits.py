@@ -156,16 +156,19 @@ class EdgeEdits:
     ) -> Document | None:
         said = current.to_dict()
         same = edit_rules.is_same_life(edit, said)
-        if same and device_edits.number_of(said) >= edit.number:
-            return current
+        done = same and device_edits.number_of(said) >= edit.number
         if not same and edit.base is not None:
-            return current  # it was about an earlier life
+            # It was about an earlier life; of the one there is now the node hears where it is concerned.
+            return current if self._is_concerned(node, kind, current) else None
         if kind is DEVICE_MODELS and edit.local is not None and device_edits.same_definition(edit.local, said):
             return current
         if kind is DEVICES:
             edit_rules.check_device(node, edit, said)
         else:
-            edit_rules.check_model(node, edit, said, used_elsewhere=self._is_used_elsewhere(node, current))
+            used_elsewhere = not done and bool(self._nodes_with(current) - {node})
+            edit_rules.check_model(node, edit, said, used_elsewhere=used_elsewhere)
+        if done:
+            return current
         if edit.local is None:
             return await self._delete(kind, resource, edit, current)
         body, lost = edit_rules.with_edit(edit, edit.local, said)
@@ -186,9 +189,13 @@ class EdgeEdits:
         self._say(kind, kept, "DeletionConflict", edit_rules.KEPT_TEXT)
         return kept
 
-    def _is_used_elsewhere(self, node: str, model: Document) -> bool:
+    def _is_concerned(self, node: str, kind: ApiResource, current: Document) -> bool:
+        """Whether the object is one of those the node is told of anyway."""
+        return node == node_of(current) if kind is DEVICES else node in self._nodes_with(current)
+
+    def _nodes_with(self, model: Document) -> set[str]:
         users = self._devices.by_index(BY_MODEL, f"{model.meta.namespace}/{model.meta.name}")
-        return any(node_of(device) not in ("", node) for device in users)
+        return {node_of(device) for device in users} - {""}
 
     # Telling
 

@@ -89,6 +89,35 @@ async def test_a_node_writes_only_devices_bound_to_it() -> None:
         assert await found(it, "foreign") == before
 
 
+@pytest.mark.parametrize("uid", ["its own", "another", ""])
+async def test_no_edit_is_answered_with_an_object_of_another_node(uid: str) -> None:
+    async with rig() as (it, edge):
+        other = {"metadata": {"name": "other"}, "spec": {"protocol": "p"}}
+        await it.client.create(DEVICE_MODELS, other, "default")
+        for kind, path in ((DEVICES, "default/device/foreign"), (DEVICE_MODELS, "default/devicemodel/other")):
+            name = path.rpartition("/")[2]
+            now = (await it.client.get(kind, name, "default")).to_dict()
+            named = now["metadata"]["uid"] if uid == "its own" else uid
+            for number in (0, 1):
+                for base in ({}, None):
+                    reply = read_reply(await say(edge, Edit(named, number, base, None), path))
+                    assert reply.object is None, (path, number, base)
+            assert (await it.client.get(kind, name, "default")).to_dict() == now
+
+
+async def test_an_edit_of_a_model_that_was_made_anew_is_answered_with_that_where_the_node_needs_it() -> None:
+    async with rig() as (it, edge):
+        spec = device() | {"deviceModelRef": {"name": "m"}}
+        await it.client.patch(DEVICES, "d", {"spec": spec}, "default")
+        await edge.keepalive()
+        now = (await it.client.get(DEVICE_MODELS, "m", "default")).to_dict()
+        earlier = wanted(now, {"protocol": "p"}, uid="earlier")
+        edit = Edit("earlier", 1, earlier, wanted(earlier, {"protocol": "q"}))
+        said = read_reply(await say(edge, edit, "default/devicemodel/m")).object
+        assert said is not None
+        assert said.to_dict()["spec"] == {"protocol": "p"}
+
+
 async def test_a_node_gives_its_devices_away_to_nobody() -> None:
     async with rig() as (it, edge):
         before = await found(it)
@@ -134,6 +163,8 @@ async def test_a_model_made_at_a_node_is_its_own_until_others_use_it() -> None:
         await edge.keepalive()
         edit = Edit(made["metadata"]["uid"], 3, made, wanted(made, {"protocol": "s"}))
         assert "devices of other nodes have it" in await refusal(edge, edit, path)
+        again = Edit(made["metadata"]["uid"], 2, made, wanted(made, {"protocol": "s"}))
+        assert read_reply(await say(edge, again, path)).object is not None, "it is in the model already"
 
 
 async def test_what_makes_no_sense_is_refused_and_the_rest_goes_on() -> None:
