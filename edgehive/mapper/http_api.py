@@ -8,7 +8,7 @@ Go: staging/src/github.com/kubeedge/mapper-framework/pkg/httpserver
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ class HttpApi:
             yield
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=64 * 1024)
+        app = web.Application(client_max_size=64 * 1024, middlewares=[self._admit])
         app.router.add_get(f"{_BASE}/ping", self._ping)
         app.router.add_get(f"{_BASE}/device/{_DEVICE}/{{property}}", self._read)
         app.router.add_get(f"{_BASE}/devicemethod/{_DEVICE}", self._methods)
@@ -67,6 +67,14 @@ class HttpApi:
         app.router.add_get(f"{_BASE}/meta/model/{_DEVICE}", self._model)
         app.router.add_get(f"{_BASE}/database/{_DEVICE}", self._database)
         return app
+
+    @web.middleware
+    async def _admit(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if refusal := self._door.refusal(request.host, request.headers):
+            return _text(request, 403, refusal)
+        return await handler(request)
 
     # What is served
 

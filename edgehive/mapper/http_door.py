@@ -1,16 +1,17 @@
 """Where a mapper's HTTP interface is, and who may enter.
 
 It is only where it was asked for, as whoever reaches it may call everything: a port alone is on this machine, and with
-a client CA only those are admitted who show a certificate of it.
+a client CA only those are admitted who show a certificate of it. Web pages in a browser on this machine are not.
 
 Go: staging/src/github.com/kubeedge/mapper-framework/pkg/httpserver/server.go
 """
 
-import ipaddress
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from edgehive.kit.loopback import is_from_web_page, is_loopback, names_this_machine
 from edgehive.kit.ssl_contexts import server_context
 
 
@@ -50,8 +51,12 @@ class HttpDoor(NamedTuple):
 
     @property
     def is_open_to_others(self) -> bool:
-        try:
-            is_local = ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            is_local = self.host == "localhost"
-        return not is_local and self.client_ca is None
+        return not is_loopback(self.host) and self.client_ca is None
+
+    def refusal(self, host: str, headers: Mapping[str, str]) -> str:
+        """Why a request is not answered, "" where it is: a call is a GET, which any page can make a browser send."""
+        if is_from_web_page(headers):
+            return "this interface answers programs, and no web pages"
+        if is_loopback(self.host) and not names_this_machine(host):
+            return "this interface answers programs of this machine, at a loopback address"
+        return ""

@@ -8,7 +8,6 @@ Go: edge/pkg/metamanager/metaserver
 """
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -23,6 +22,7 @@ from edgehive.edgecore.metamanager.edge_admission import EdgeAdmission
 from edgehive.edgecore.metamanager.edge_store import HELD, WRITABLE, EdgeStore
 from edgehive.kit import http
 from edgehive.kit.clock import Clock
+from edgehive.kit.loopback import is_from_web_page, is_loopback, names_this_machine
 from edgehive.kube.client import WatchEvent
 from edgehive.kube.errors import ApiError, Forbidden, NotFound, TooManyRequests, qualified
 from edgehive.kube.server.api import Answer, Api
@@ -63,7 +63,7 @@ def address(server: str, *, authorized: bool) -> tuple[str, int]:
     host = host.strip("[]")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise NotServed(f"MetaServer is not started: metaServer.server is {server!r}; write host:port")
-    if not _is_local(host):
+    if not is_loopback(host):
         raise NotServed(
             f"MetaServer is not started: metaServer.server is {server}, where everybody in the network could steer "
             "this node's devices; write a loopback address, such as 127.0.0.1:10550"
@@ -71,20 +71,12 @@ def address(server: str, *, authorized: bool) -> tuple[str, int]:
     return host, int(port)
 
 
-def _is_local(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class _Everybody(Authenticator):
     """Whoever reaches the loopback address; what they say of themselves is not asked for."""
 
     def authenticate(self, request: web.Request) -> User:
         """Raises Forbidden for what a web page makes a browser on this node send."""
-        host = request.host.rpartition(":")[0] if not request.host.endswith("]") else request.host
-        if not _is_local((host or request.host).strip("[]")) or "Origin" in request.headers:
+        if not names_this_machine(request.host) or is_from_web_page(request.headers):
             raise Forbidden("MetaServer answers programs of this node at a loopback address, and no web pages")
         return _EVERYBODY
 

@@ -99,7 +99,8 @@ async def test_no_edit_is_answered_with_an_object_of_another_node(uid: str) -> N
             now = (await it.client.get(kind, name, "default")).to_dict()
             named = now["metadata"]["uid"] if uid == "its own" else uid
             for number in (0, 1):
-                for base in ({}, None):
+                bases: list[Json | None] = [{}, None]
+                for base in bases:
                     reply = read_reply(await say(edge, Edit(named, number, base, None), path))
                     assert reply.object is None, (path, number, base)
             assert (await it.client.get(kind, name, "default")).to_dict() == now

@@ -135,6 +135,27 @@ async def test_what_cannot_be_done_is_said_in_one_sentence(ask: Any, path: str, 
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Origin", "http://evil.example", 403),
+        ("Sec-Fetch-Site", "cross-site", 403),
+        ("Sec-Fetch-Site", "none", 200),
+        ("Host", "evil.example:7777", 403),
+        ("Host", "evil.example", 403),
+        ("Host", "[::1]:7777", 200),
+        ("Host", "127.0.0.1", 200),
+    ],
+)
+async def test_no_web_page_calls_a_method(header: str, value: str, status: int) -> None:
+    async with serving(HttpDoor("127.0.0.1", 0)) as api, ClientSession() as session:
+        assert api.bound is not None
+        url = f"http://127.0.0.1:{api.bound[1]}/api/v1/ping"
+        async with session.get(url, headers={header: value}) as answer:
+            assert answer.status == status, await answer.text()
+            assert status == 200 or "answers programs" in await answer.text()
+
+
 async def test_a_device_that_is_away_is_no_wait_for_ever() -> None:
     door = HttpDoor("127.0.0.1", 0)
     hanging = {"protocolName": "virtual", "configData": {"hanging": True}}

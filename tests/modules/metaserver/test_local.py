@@ -195,7 +195,9 @@ async def test_no_value_that_the_model_forbids_reaches_a_mapper(site: Site) -> N
 
 async def test_web_pages_get_nothing(site: Site) -> None:
     async with aiohttp.ClientSession() as session:
-        for headers in ({"Host": "evil.example:10550"}, {"Origin": "http://evil.example"}):
+        for headers in (
+            {"Host": "evil.example:10550"}, {"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"},
+        ):  # fmt: skip
             async with session.get(f"{site.url}/api/v1/pods", headers=headers) as answer:
                 assert answer.status == Forbidden.code
                 assert "no web pages" in await answer.text()
