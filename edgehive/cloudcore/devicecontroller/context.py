@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from edgehive.api.device_faults import faults_of
 from edgehive.api.devices import Device, DeviceModel
 from edgehive.api.document import Document
+from edgehive.api.registry import DEVICE_MODELS
 from edgehive.cloudcore.devicecontroller.conditions import Conditions, ConditionType, Finding
 from edgehive.cloudcore.devicecontroller.desired_values import DesiredValues
 from edgehive.cloudcore.devicecontroller.edge_edits import EdgeEdits
@@ -104,7 +107,12 @@ class DeviceContext:
                 "ModelNotFound",
                 f"device model {namespace}/{spec.model_name} does not exist; the device is told when it is created",
             )
-        faults = list(faults_of(device, model.read(DeviceModel) if model is not None else None))
+        try:
+            described = model.read(DeviceModel) if model is not None else None
+        except msgspec.ValidationError as error:
+            text = f"device model {namespace}/{spec.model_name} cannot be read: {error}"
+            return _not_accepted("ModelUnreadable", f"{text}; write it as {DEVICE_MODELS.api_version}")
+        faults = list(faults_of(device, described))
         if faults:
             more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
             return _not_accepted("InvalidProperties", "; ".join(faults[:FAULTS_SHOWN]) + more)

@@ -9,7 +9,7 @@ Go: cloud/pkg/devicecontroller/controller/upstream.go
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -188,8 +188,7 @@ class Reports:
         id = (model.meta.namespace, model.meta.name)
         held = self._models.get(id)
         if held is None or held[0] is not model:
-            properties = model.read(DeviceModel).spec.properties or ()
-            held = model, {one.name: one for one in properties}
+            held = model, {one.name: one for one in _properties_of(model)}
             _remember(self._models, id, held)
         return held[1]
 
@@ -203,6 +202,14 @@ def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
     memory.move_to_end(key)
     if len(memory) > REMEMBERED:
         memory.popitem(last=False)
+
+
+def _properties_of(model: Document) -> Sequence[ModelProperty]:
+    """None of a model that cannot be read, which its devices say (`Accepted`)."""
+    try:
+        return model.read(DeviceModel).spec.properties or ()
+    except msgspec.ValidationError:
+        return ()
 
 
 _SAID = {"reported": "reported", "observedDesired": "observed desired"}

@@ -412,6 +412,18 @@ async def test_a_device_waits_for_a_model_that_is_missing_and_says_so() -> None:
         assert "ModelNotFound" in [reason for reason, _ in await events(it)]
 
 
+async def test_a_model_that_cannot_be_read_is_said_on_its_devices_and_the_rest_goes_on() -> None:
+    """One of v1alpha2, as v1beta1 shows it."""
+    async with cloud() as it:
+        edge = await it.edge("n1")
+        await make_model(it.client, "old", properties=[{"name": "t", "type": {"int": {"accessMode": "ReadOnly"}}}])
+        await make_device(it.client, model="old")
+        await edge.expect_object("default/device/d")
+        found = await condition(it.client, "Accepted")
+        assert (found["status"], found["reason"]) == ("False", "ModelUnreadable")
+        assert "write it as devices.kubeedge.io/v1beta1" in found["message"]
+
+
 async def test_a_device_without_a_node_or_of_an_unknown_one_says_so() -> None:
     async with cloud() as it:
         await make_model(it.client)

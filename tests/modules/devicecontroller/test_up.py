@@ -401,3 +401,13 @@ async def test_dc9_a_node_without_devices_is_told_that_it_has_none() -> None:
         await other.send("get", "membership/detail", "{}", source="twin")
         detail = await other.expect(lambda m: m.route.resource == "membership/detail")
         assert content_of(detail)["devices"] == []
+
+
+async def test_values_count_where_the_model_cannot_be_read() -> None:
+    async with rig() as it:
+        older = {"spec": {"properties": [{"name": "t", "type": {"int": {"accessMode": "ReadOnly"}}}]}}
+        await it.it.client.patch(DEVICE_MODELS, "m", older, "default")
+        await asyncio.sleep(1)
+        await it.confirmed(await it.report("21"))
+        assert await it.value() == "21"
+        assert (await it.condition("Accepted"))["reason"] == "ModelUnreadable"
