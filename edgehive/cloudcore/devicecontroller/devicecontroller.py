@@ -19,7 +19,7 @@ from edgehive.cloudcore.devicecontroller.conditions import Conditions
 from edgehive.cloudcore.devicecontroller.confirmations import Confirmations
 from edgehive.cloudcore.devicecontroller.context import DeviceContext
 from edgehive.cloudcore.devicecontroller.desired_values import DesiredValues
-from edgehive.cloudcore.devicecontroller.edge_edits import EdgeEdits, edits_first
+from edgehive.cloudcore.devicecontroller.edge_edits import BY_CREATOR, EdgeEdits, by_creator, edits_first
 from edgehive.cloudcore.devicecontroller.reports import Reports, refusal_finding
 from edgehive.cloudcore.devicecontroller.status_writer import StatusWriter
 from edgehive.cloudcore.flows import FlowEngine, flows_of
@@ -55,7 +55,7 @@ class DeviceController:
         self._mailbox = deps.bus.register(self.name, self.group, size=4096)
         # Asking for them here lets their first lists start with the process.
         self._devices = deps.informers.of(DEVICES, indexers={BY_NODE: by_node, BY_MODEL: by_model})
-        self._models = deps.informers.of(DEVICE_MODELS)
+        self._models = deps.informers.of(DEVICE_MODELS, indexers={BY_CREATOR: by_creator})
         self._nodes = deps.informers.of(NODES, label_selector=EDGE_NODE_SELECTOR)
 
     async def run(self, ready: Ready) -> None:
@@ -108,7 +108,7 @@ class DeviceController:
             statuses,
             conditions,
             desired,
-            EdgeEdits(client, clock, conditions, self._deps.standing, devices=self._devices),
+            EdgeEdits(client, clock, conditions, self._deps.standing, devices=self._devices, models=self._models),
             clock,
             self._deps.standing,
         )

@@ -26,7 +26,7 @@ from edgehive.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, 
 from edgehive.kube.informer import Informer
 from edgehive.wire import device_edits
 from edgehive.wire import resource as paths
-from edgehive.wire.device_edits import Edit, Lost
+from edgehive.wire.device_edits import CREATOR_ANNOTATION, Edit, Lost
 from edgehive.wire.names import OK, Group, Operation, ResourceType, Source
 from edgehive.wire.payloads import error_content
 from edgehive.wire.resource import Resource
@@ -39,13 +39,21 @@ WORK_SECONDS = 20.0
 #: How often an edit is held against a newer object because somebody was quicker.
 ATTEMPTS = 5
 REMEMBERED = 10_000
+#: Name of the index of models by the node they were made at.
+BY_CREATOR = "creator"
 _KINDS: dict[str, ApiResource] = {ResourceType.DEVICE: DEVICES, ResourceType.DEVICE_MODEL: DEVICE_MODELS}
 
 Send = Callable[[Message], Awaitable[None]]
 
 
+def by_creator(model: Document) -> list[str]:
+    """The indexer."""
+    node = (model.meta.annotations or {}).get(CREATOR_ANNOTATION, "")
+    return [node] if node else []
+
+
 class EdgeEdits:
-    """`run` it; `take` returns at once."""
+    """`run` it; `take` returns at once. `models` have the index `BY_CREATOR`."""
 
     def __init__(
         self,
@@ -55,12 +63,14 @@ class EdgeEdits:
         standing: Standing,
         *,
         devices: Informer,
+        models: Informer,
     ) -> None:
         self._client = client
         self._clock = clock
         self._conditions = conditions
         self._standing = standing
         self._devices = devices
+        self._models = models
         self._waiting: Mailbox[Message] = Mailbox("edits of the edge", size=WAITING, policy=Policy.DROP_OLDEST)
         #: The version a Device got by what was written here, by its uid.
         self._written: OrderedDict[str, str] = OrderedDict()
@@ -145,6 +155,8 @@ class EdgeEdits:
             return None  # gone on both sides; or deleted in the cloud, which stands
         if kind is DEVICES and len(self._devices.by_index(BY_NODE, node)) >= edit_rules.DEVICE_LIMIT:
             raise Forbidden(f"node {node} has {edit_rules.DEVICE_LIMIT} devices already")
+        if kind is DEVICE_MODELS and len(self._models.by_index(BY_CREATOR, node)) >= edit_rules.MODEL_LIMIT:
+            raise Forbidden(f"{edit_rules.MODEL_LIMIT} models were made at node {node} already; take some away")
         body = edit_rules.new_object(kind, node, resource.namespace, resource.name, edit)
         made = await self._client.create(kind, body, resource.namespace)
         log.info("%s %s/%s was made at node %s", kind.kind, resource.namespace, resource.name, node)

@@ -20,8 +20,8 @@ from edgehive.wire.device_edits import (
     Lost,
 )
 
-#: Devices one node may have before it makes no more of them.
-DEVICE_LIMIT = 20_000
+#: Devices one node may have, and models that were made at it, before it makes no more of them.
+DEVICE_LIMIT, MODEL_LIMIT = 20_000, 1000
 #: Parts named in one condition.
 PARTS_SHOWN = 5
 _RESERVED = "edgehive.io/"

@@ -8,6 +8,7 @@ import pytest
 
 from edgehive.api.registry import DEVICE_MODELS, DEVICES
 from edgehive.beehive.message import Message
+from edgehive.cloudcore.devicecontroller import edit_rules
 from edgehive.testing.cloud import Cloud, ScriptedEdge, cloud
 from edgehive.wire.device_edits import Edit
 from edgehive.wire.payloads import read_reply
@@ -166,6 +167,23 @@ async def test_a_model_made_at_a_node_is_its_own_until_others_use_it() -> None:
         assert "devices of other nodes have it" in await refusal(edge, edit, path)
         again = Edit(made["metadata"]["uid"], 2, made, wanted(made, {"protocol": "s"}))
         assert read_reply(await say(edge, again, path)).object is not None, "it is in the model already"
+
+
+async def test_a_node_makes_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edit_rules, "DEVICE_LIMIT", 3)
+    monkeypatch.setattr(edit_rules, "MODEL_LIMIT", 2)
+    async with rig() as (it, edge):
+        for number in range(2):
+            for kind, spec in (("device", device()), ("devicemodel", {"protocol": "p"})):
+                made = Edit(f"{kind}{number}", 1, None, wanted(None, spec))
+                said = read_reply(await say(edge, made, f"default/{kind}/new{number}"))
+                assert said.object is not None
+            await edge.keepalive()
+        one_more = Edit("u", 1, None, wanted(None, device()))
+        assert "403 node n1 has 3 devices already" in await refusal(edge, one_more, "default/device/x")
+        one_more = Edit("u", 1, None, wanted(None, {"protocol": "p"}))
+        assert "403 2 models were made at node n1 already" in await refusal(edge, one_more, "default/devicemodel/x")
+        assert len((await it.client.list(DEVICE_MODELS)).items) == 3
 
 
 async def test_what_makes_no_sense_is_refused_and_the_rest_goes_on() -> None:
