@@ -139,6 +139,7 @@ class EdgeWrites:
     def _remember(self, key: str, pending: Pending | None) -> None:
         if pending is None:
             self._pending.pop(key, None)
+            self._refused_at.pop(key, None)
         else:
             self._pending[key] = pending
         self._count(len(self._pending))

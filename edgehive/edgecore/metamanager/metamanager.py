@@ -103,7 +103,7 @@ class MetaManager:
         self._cloud = Cloud(bus, hub, clock, timeout)
         self._questions = Questions(self._store, self._keep_queried, self._cloud, clock)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._client = client
+        self._recorder = Recorder(client, self.name, node, clock) if client is not None else None
         self._local_api_at = local_api
         self._shown: EdgeStore | None = None
         #: Once the module runs, and where one is configured.
@@ -476,8 +476,8 @@ class MetaManager:
 
     async def _happened(self, document: Document, reason: str, text: str) -> None:
         """An Event on a device."""
-        if self._client is not None:
-            await Recorder(self._client, self.name, self._node, self._clock).event(document, "Warning", reason, text)
+        if self._recorder is not None:
+            await self._recorder.event(document, "Warning", reason, text)
 
     # After a reconnection
 
