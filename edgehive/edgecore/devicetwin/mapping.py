@@ -22,7 +22,7 @@ from edgehive.edgecore.devicetwin import dmi_messages
 from edgehive.edgecore.devicetwin.cloud import House
 from edgehive.edgecore.devicetwin.dmi import STORE_SECONDS
 from edgehive.edgecore.devicetwin.mappers import Mappers, Order, Verb
-from edgehive.edgecore.devicetwin.membership import Device
+from edgehive.edgecore.devicetwin.membership import REACHABLE, Device
 from edgehive.edgecore.devicetwin.observation import SOURCE_STATE, SOURCE_VALUES, Observation
 from edgehive.edgecore.devicetwin.rows import MapperRow, Rows
 from edgehive.kit.clock import Clock, unix_millis
@@ -192,9 +192,26 @@ class Mapping:
     async def _is_away(self, mapper: MapperRow, why: str) -> None:
         """Whoever looks at a device in the cloud sees why nothing comes of it."""
         text = f"its mapper {mapper.name} does not answer: {why}; it hears of changes when it is back"
-        for id in list(self._house.catalog.devices_of(protocol=mapper.protocol))[:TOLD_AT_ONCE]:
+        ids = self._house.catalog.devices_of(protocol=mapper.protocol)
+        for id in ids[:TOLD_AT_ONCE]:
             if (device := self._house.devices.get(id)) is not None:
                 await self._tell(device, "MapperAway", text)
+        for id in ids:
+            await self._doubt(id)
+
+    async def _doubt(self, id: str) -> None:
+        """What nothing is heard of is not shown as online; its mapper is asked to say the state again in any case."""
+        here = self._house.devices.get(id)
+        if here is None or here.state.lower() not in REACHABLE:
+            return
+        device = await self._house.catalog.device(id)
+        asked = device.spec.state_report if device is not None else None
+        if asked is None or not asked.report_to_cloud:
+            return
+        try:
+            await self.report_state(id, "unknown")
+        except GRPCError as error:
+            log.warning("the state of %s stays as it was: %s", id, error.message)
 
     async def _remember(self, told: dict[str, str]) -> None:
         for id, digest in told.items():

@@ -165,9 +165,10 @@ class Edge:
 
 
 def device(name: str, *, uid: str = "", version: str = "1", node: str = "n", **desired: Any) -> dict[str, Any]:
-    """A Device; `desired` by property, `annotations`, `labels` and `protocol` on request."""
+    """A Device; `desired` by property, `annotations`, `labels`, `protocol` and `state_report` on request."""
     marks = {key: desired.pop(key) for key in ("annotations", "labels") if key in desired}
     protocol = desired.pop("protocol", "modbus")
+    state_report = {"reportToCloud": True, "reportCycle": 1000} if desired.pop("state_report", False) else None
     properties = [
         {"name": key, **({"desired": {"value": value}} if value is not None else {})} for key, value in desired.items()
     ]
@@ -181,6 +182,7 @@ def device(name: str, *, uid: str = "", version: str = "1", node: str = "n", **d
             "nodeName": node,
             "protocol": {"protocolName": protocol},
             "properties": properties,
+            "stateReport": state_report,
         },
     }
 

@@ -18,6 +18,7 @@ from edgehive.kit import grpc_server
 from edgehive.kit.backoff import Backoff
 from edgehive.protos import dmi_pb2 as dmi
 from edgehive.testing.mapper import Manager, Mapper
+from edgehive.wire.devices import read_state
 
 
 @pytest.fixture
@@ -343,6 +344,25 @@ async def test_a_mapper_that_is_gone_is_an_event_on_its_devices_once(edge, mappe
     assert not len(edge.events)
 
 
+async def test_the_state_of_devices_is_unknown_while_their_mapper_is_away(edge, manager, mapper, door, monkeypatch):
+    monkeypatch.setattr(mappers, "LOOK", 0.02)
+    await edge.put_model("m", t="INT")
+    await edge.link(True)
+    for name, asked in (("d", True), ("broken", True), ("unasked", False)):
+        await edge.put(name, t="1", state_report=asked)
+    await mapper.register(door)
+    for name, state in (("d", "online"), ("broken", "offline"), ("unasked", "online")):
+        await manager.report_state(name, state)
+        assert read_state(await edge.reported("state/update")).device.state == state
+    await mapper.stop()
+    said = await edge.reported("state/update")
+    assert said.route.resource.split("/")[2] == "d"
+    assert read_state(said).device.state == "unknown"
+    await mapper.start()
+    await manager.report_state("d", "online")
+    assert read_state(await edge.reported("state/update")).device.state == "online"
+
+
 async def test_a_mapper_that_is_there_and_has_nothing_to_hear_is_no_event(edge, mapper, door, monkeypatch):
     monkeypatch.setattr(mappers, "LOOK", 0.0)
     await edge.put_model("m", t="INT")
@@ -432,7 +452,6 @@ async def test_without_a_place_for_the_socket_the_rest_works(start, tmp_path, ca
 
 async def test_a_mapper_that_refuses_devices_is_not_said_to_be_away(edge, mapper, door, monkeypatch):
     """It answers, so nothing is said of its other devices."""
-    monkeypatch.setattr(mappers, "PATIENT", Backoff(first=0.001, factor=1.0, limit=0.001, jitter=0.0))
     await edge.put_model("m", t="INT")
     await edge.put("good", t="1")
     await mapper.register(door)
