@@ -11,7 +11,7 @@ Go: mappers/bluetooth_mapper/{scheduler,watcher,action_manager} (until 1.7)
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from edgehive.kit.clock import Clock, SystemClock, unix_millis
 from edgehive.kit.tasks import cancel_and_join, spawn
@@ -40,6 +40,9 @@ log = logging.getLogger("edgehive.mapper")
 DEADLINE = 10.0
 #: Seconds it goes on without a device that opens it again: more than the longest pause between two attempts.
 LINGER = 120.0
+#: Actions, and schedules, of one device: messages bring more and more.
+KEPT_LIMIT = 1024
+T = TypeVar("T")
 
 
 class Automation:
@@ -164,8 +167,9 @@ class Automation:
         elif command == "action-manager/delete":
             _delete(self._rules.actions, told, "action")
         elif command == "scheduler/create":
-            for key, schedule in schedules_of(told, self._rules).items():
-                self._rules.schedules[key] = schedule
+            schedules = schedules_of(told, self._rules)
+            _add(self._rules.schedules, schedules, "schedules")
+            for schedule in schedules.values():
                 self._start(schedule)
         else:
             for key in _delete(self._rules.schedules, told, "schedule"):
@@ -174,7 +178,7 @@ class Automation:
 
     async def _create_actions(self, told: Any) -> None:
         actions = actions_of(told)
-        self._rules.actions.update(actions)
+        _add(self._rules.actions, actions, "actions")
         gatt = self._gatt
         if gatt is None:
             return
@@ -272,6 +276,14 @@ class Automation:
             known = listed([item.property for item in self._visitors.values()])
             raise ValueError(f"the device has no property {name!r}; it has: {known}")
         return found
+
+
+def _add(items: dict[str, T], new: Mapping[str, T], what: str) -> None:
+    """Raises ValueError, and adds nothing, where they would be too many."""
+    count = len(items.keys() | new.keys())
+    if count > KEPT_LIMIT:
+        raise ValueError(f"there would be {count} {what}, and the limit is {KEPT_LIMIT}; delete some first")
+    items.update(new)
 
 
 def _delete(items: dict[str, Any], told: Any, what: str) -> list[str]:

@@ -551,6 +551,22 @@ async def test_a_message_that_cannot_be_obeyed_is_refused_and_the_rest_goes_on(t
         assert (name, why) == ("a", "the device has no property 'nothing'; it has: temperature, io-config, io-data")
 
 
+async def test_what_messages_create_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgehive.mappers.bluetooth.automation.KEPT_LIMIT", len(ACTIONS))
+    async with mapper_at(tmp_path) as (_, conversation, _):
+        conversation.tell("watcher/create", b"no json", retain=True)
+        assert "no JSON" in await conversation.error()
+        conversation.tell("action-manager/create", [{"name": "a", "device-property-name": "io-data"}])
+        assert await conversation.error() == "there would be 4 actions, and the limit is 3; delete some first"
+        conversation.tell("scheduler/create", [schedule(f"s{n}", "IOData", limit=1) for n in range(3)])
+        conversation.tell("scheduler/create", [schedule(f"t{n}", "IOData", limit=1) for n in range(2)])
+        assert await conversation.error() == "there would be 5 schedules, and the limit is 3; delete some first"
+        conversation.tell("action-manager/create", [ACTIONS[0]])
+        conversation.tell("scheduler/create", [schedule("s0", "IRTemperatureData", limit=1)])
+        while await conversation.result() != ("IRTemperatureData", "32.375000"):
+            pass
+
+
 async def test_results_wait_while_the_broker_is_away(tmp_path: Path) -> None:
     rig = Rig()
     async with talking(tmp_path) as (conversation, port):
