@@ -36,13 +36,19 @@ MESSAGE_LIMIT = 1024
 class ConditionType(StrEnum):
     """`Accepted`: its node is told of it. `ReportsValid`: what it reports fits its model.
 
+    `Healthy`: its state is none of those that are trouble.
     `DesiredAgreed`, `DefinitionAgreed`: nothing lost that was set on both sides (decisions 0021 and 0023).
     """
 
     ACCEPTED = "Accepted"
     REPORTS_VALID = "ReportsValid"
+    HEALTHY = "Healthy"
     DESIRED_AGREED = "DesiredAgreed"
     DEFINITION_AGREED = "DefinitionAgreed"
+
+
+#: Their Events come from the edge: it decided a conflict (decision 0021), and knows why a device is ill.
+_TOLD_BY_EDGES = frozenset({ConditionType.DESIRED_AGREED, ConditionType.HEALTHY})
 
 
 class Finding(NamedTuple):
@@ -234,6 +240,5 @@ class Conditions:
 
     async def _tell(self, device: Document, news: list[Finding]) -> None:
         for finding in news:
-            # Of a conflict the edge that decided it has told already (decision 0021).
-            if not finding.good and finding.type is not ConditionType.DESIRED_AGREED:
+            if not finding.good and finding.type not in _TOLD_BY_EDGES:
                 await self._recorder.event(device, "Warning", finding.reason, finding.message)

@@ -29,7 +29,7 @@ from edgehive.kit.refusals import Refusals
 from edgehive.wire import devices as wire
 from edgehive.wire import resource as paths
 from edgehive.wire.device_edits import CREATED_ANNOTATION
-from edgehive.wire.devices import DeviceId, ReportKind, ReportPath, TwinUpdate
+from edgehive.wire.devices import DeviceId, DeviceState, ReportKind, ReportPath, TwinUpdate
 from edgehive.wire.names import Operation, Path
 
 K = TypeVar("K", bound=Hashable)
@@ -118,6 +118,7 @@ class Reports:
         try:
             if report.kind is ReportKind.STATE:
                 news, uid = _state_news(message), ""
+                self._context.conditions.find(device, _health(news.state))
             else:
                 update = wire.read(message, TwinUpdate)
                 uid = update.uid or ""
@@ -212,7 +213,16 @@ def _properties_of(model: Document) -> Sequence[ModelProperty]:
         return ()
 
 
+#: States that are trouble, and the reason of the condition; whatever else a mapper says is none.
+_TROUBLE = {"offline": "DeviceOffline", "unhealthy": "DeviceUnhealthy", "unknown": "DeviceUnknown"}
 _SAID = {"reported": "reported", "observedDesired": "observed desired"}
+
+
+def _health(state: DeviceState | None) -> Finding:
+    said = state.state if state is not None else ""
+    reason = _TROUBLE.get(said.lower())
+    why = "; the Events of the device may say why" if reason else ""
+    return Finding(ConditionType.HEALTHY, reason is None, reason or "StateReported", f"its state is {said}{why}")
 
 
 def _state_news(message: Message) -> News:

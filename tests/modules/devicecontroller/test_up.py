@@ -375,6 +375,21 @@ async def test_dc8_a_state_is_seen_with_the_time_it_was_last_online() -> None:
             assert (status["state"], status["lastOnlineTime"]) == (state, "2026-11-23T05:49:47Z")
 
 
+async def test_dc8_trouble_is_a_condition_that_the_edge_tells_events_of() -> None:
+    async with rig() as it:
+        seen = []
+        for state in ("online", "unknown", "Unhealthy", "online"):
+            told = text_of({"device": {"name": "d", "state": state}})
+            await it.confirmed(await it.send("device/default/d/state/update", told))
+            await it.edge.keepalive()
+            found = await it.condition("Healthy")
+            seen.append(found and (found["status"], found["reason"]))
+        assert seen == [
+            None, ("False", "DeviceUnknown"), ("False", "DeviceUnhealthy"), ("True", "StateReported"),
+        ]  # fmt: skip
+        assert [item.to_dict()["reason"] for item in (await it.it.client.list(EVENTS)).items] == []
+
+
 def text_of(content: Any) -> str:
     return json.dumps(content)
 
