@@ -2,8 +2,7 @@
 
 The rows are metamanager's; here is what they say in memory, with revisions of this server's own, so that lists, watches
 and preconditions mean one sequence whatever the cloud counts. A Device shows the desired values that were set at the
-edge, and whether the cloud has what was written here. A write is on disk, and its
-readers told, before it shows.
+edge, and whether the cloud has what was written here. A write is on disk, and its readers told, before it shows.
 """
 
 import asyncio
@@ -31,7 +30,8 @@ from edgehive.api.registry import (
 )
 from edgehive.edgecore.metamanager.edge_writes import EdgeWrites
 from edgehive.edgecore.metamanager.edits import Pending
-from edgehive.kube.errors import ApiError, BadRequest, Forbidden, MethodNotAllowed, qualified
+from edgehive.kit.tasks import cancel_and_join, spawn
+from edgehive.kube.errors import ApiError, BadRequest, Forbidden, MethodNotAllowed, TooManyRequests, qualified
 from edgehive.kube.patch import apply_strategic
 from edgehive.kube.store import Key, Stale, Stored, VersionedStore, Watch
 from edgehive.wire import device_edits
@@ -44,6 +44,8 @@ Json = dict[str, Any]
 
 #: Events kept for watches that resume; whoever comes later lists anew.
 WINDOW = 512
+#: Writes under way at a time.
+WRITING_LIMIT = 256
 #: What a node may hold, and who may be written here.
 HELD: tuple[ApiResource, ...] = (
     CONFIG_MAPS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SECRETS, SERVICE_ACCOUNT_ACCESSES,
@@ -82,6 +84,7 @@ class EdgeStore:
         self._showing = asyncio.Lock()
         #: By device, the desired values that were set here and that the cloud has not taken over.
         self._desired: dict[str, dict[str, str]] = {}
+        self._writing: set[asyncio.Task[None]] = set()
 
     # What metamanager tells
 
@@ -161,20 +164,37 @@ class EdgeStore:
         kind, resource = _writable(key)
         if value["metadata"].get("deletionTimestamp"):
             raise Forbidden(f"{kind.kind} {key.name} has finalizers, whose owners are in the cloud; delete it there")
-        async with self._turn(str(resource)):
-            if self._objects.get(key) is not expected:
-                raise Stale(key)
-            await self._write(resource, expected.to_dict() if expected is not None else None, value)
+        old = expected.to_dict() if expected is not None else None
+        await self._do(key, resource, expected, lambda: self._write(resource, old, value))
         return self._objects.get(key) or Stored(key, self.revision, msgspec.json.encode(value))
 
     async def remove(self, key: Key, expected: Stored, last: Json | None = None) -> Stored:
         """Raises Stale, and ApiError where nothing was removed."""
         _, resource = _writable(key)
-        async with self._turn(str(resource)):
-            if self._objects.get(key) is not expected:
-                raise Stale(key)
-            await self._writes.write(resource, None)
+        await self._do(key, resource, expected, lambda: self._writes.write(resource, None))
         return Stored(key, self.revision, msgspec.json.encode(last) if last is not None else expected.raw)
+
+    async def close(self) -> None:
+        """Give up what is being written."""
+        await cancel_and_join(*self._writing)
+
+    async def _do(
+        self, key: Key, resource: Resource, expected: Stored | None, work: Callable[[], Awaitable[None]]
+    ) -> None:
+        """All of it, though who asked for it goes away: what is on disk alone would be told to nobody."""
+
+        async def whole() -> None:
+            async with self._turn(str(resource)):
+                if self._objects.get(key) is not expected:
+                    raise Stale(key)
+                await work()
+
+        if len(self._writing) >= WRITING_LIMIT:
+            raise TooManyRequests(f"{WRITING_LIMIT} writes are under way at this node; try again")
+        task = spawn(whole(), name=f"write {resource}")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        await asyncio.shield(task)
 
     def _check_desired(self, device: Json, desired: Mapping[str, str]) -> None:
         """No mapper is told a value its device must not have; raises BadRequest."""

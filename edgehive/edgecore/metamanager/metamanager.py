@@ -151,6 +151,8 @@ class MetaManager:
                     await self._admit(message, tasks)
         finally:
             await self._questions.close()
+            if self._shown is not None:
+                await self._shown.close()
 
     async def _serve(self, at: LocalApi, tasks: asyncio.TaskGroup) -> None:
         """Show what is stored, and have devicetwin say which desired values were set here."""

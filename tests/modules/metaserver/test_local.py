@@ -15,6 +15,7 @@ from metaserver_rig import NODE, Site, device, model
 from edgehive.api.registry import DEVICE_MODELS, DEVICES, NODES, PODS, SECRETS, SERVICES
 from edgehive.edgecore.metamanager import edge_writes
 from edgehive.edgecore.metamanager.metaserver import WATCH_LIMIT, NotServed, address
+from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.kube.client import EventType, PatchType
 from edgehive.kube.errors import (
     AlreadyExists,
@@ -240,6 +241,30 @@ async def test_a_definition_is_changed_and_survives_a_restart(start: Start) -> N
         found = await site.device()
         assert found["spec"]["protocol"]["configData"] == {"port": 2}
         assert found["spec"]["methods"] == []
+
+
+async def test_who_leaves_before_the_answer_leaves_nothing_half_done(start: Start) -> None:
+    """An HTTP client that goes away cancels what it asked for, wherever that is just then."""
+    async with start() as site:
+        await site.push(model())
+        await site.push(device())
+        assert site.manager.local_api is not None
+        local, told = site.manager.local_api.client(), site.bus.register("listening", "twin", size=10_000)
+        for steps in range(60):
+            patch = {"spec": {"protocol": {"configData": {"port": 2 + steps}}}}
+            asked = spawn(local.patch(DEVICES, "d", patch, "default", type=PatchType.MERGE), name="who leaves")
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await cancel_and_join(asked)
+            async with site.manager._turn("default/device/d"):
+                before = await site.device()
+            kept = await site.manager._store.get("default/device/d")
+            assert kept is not None
+            assert kept.to_dict()["spec"] == before["spec"]
+        heard = [await told.get() for _ in range(len(told))]
+        assert heard[-1].read(dict)["spec"] == before["spec"]
+    async with start() as site:
+        assert (await site.device())["spec"] == before["spec"]
 
 
 async def test_a_device_is_made_and_taken_away_again(site: Site) -> None:
