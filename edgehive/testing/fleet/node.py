@@ -62,6 +62,8 @@ class _Pod(msgspec.Struct):
 _pod_decoder = msgspec.json.Decoder(_Pod)
 _OBJECT_OPERATIONS = (Operation.INSERT, Operation.UPDATE, Operation.DELETE)
 Answer = Callable[[Message], None]
+#: Until a status that was refused is said again.
+SAY_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +225,18 @@ class HollowNode:
             raise Refused(f"{self.name}: the status of {path} was refused: {_said(error)}")
 
     def run_pod(self, path: str) -> None:
-        """Say that a pod runs, without waiting."""
+        """Say that a pod runs, without waiting; what is refused is said again, as edges do."""
+        if path not in self.pods or not self.connected:
+            return
         patch = objects.pod_status(self.pods[path], self._clock.now())
         resource = path.replace("/pod/", "/podpatch/")
-        self.ask("pod reported Running", Operation.PATCH, resource, patch, self._note_refusal)
+
+        def answered(answer: Message) -> None:
+            if payloads.read_reply(answer).error is not None:
+                self._journal.count("pod statuses refused")
+                self._loop.call_later(SAY_AGAIN_SECONDS, self.run_pod, path)
+
+        self.ask("pod reported Running", Operation.PATCH, resource, patch, answered)
 
     # What it is told
 
@@ -339,10 +349,6 @@ class HollowNode:
             self.uid = reply.object.meta.uid
         elif reply.error is not None and reply.error.reason != "AlreadyExists":
             raise Refused(f"{self.name}: the cloud refuses the node: {_said(reply.error)}")
-
-    def _note_refusal(self, answer: Message) -> None:
-        if payloads.read_reply(answer).error is not None:
-            self._journal.count("pod statuses refused")
 
     def _now(self) -> int:
         return unix_millis(self._clock.now())
