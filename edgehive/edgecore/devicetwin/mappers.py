@@ -37,6 +37,10 @@ LOOK, LOOK_SECONDS = 30.0, 5.0
 #: After this many tries without an answer it is said of its devices.
 SAID_AFTER = 4
 
+#: What opens an HTTP/2 connection, and the kind of frame each side begins with (RFC 9113, 3.4).
+_FRAME_HEADER, _SETTINGS = 9, b"\x04"
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0" * 5
+
 _SERVICE = "/v1beta1.DeviceMapperService/"
 _AWAY = frozenset({Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED, Status.CANCELLED})
 
@@ -161,12 +165,13 @@ class Mapper:
                     return
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                _, writer = await asyncio.open_unix_connection(self._path)
-            writer.close()
+                answers = await _answers(self._path)
         except (OSError, TimeoutError) as error:
             raise MapperAway(
                 f"nobody is at {self._path} ({getattr(error, 'strerror', None) or 'no answer'})"
             ) from error
+        if not answers:
+            raise MapperAway(f"what is at {self._path} speaks no gRPC")
 
     async def _tell_next(self) -> None:
         """The oldest order; it stays in the queue, behind the others, while it fails."""
@@ -224,6 +229,16 @@ class Mapper:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+
+async def _answers(path: str) -> bool:
+    """Whether somebody speaks there: a process that hangs still has its connections accepted, by the kernel."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(_GREETING)
+        return (await reader.read(_FRAME_HEADER))[3:4] == _SETTINGS
+    finally:
+        writer.close()
 
 
 class Mappers:

@@ -363,6 +363,25 @@ async def test_the_state_of_devices_is_unknown_while_their_mapper_is_away(edge, 
     assert read_state(await edge.reported("state/update")).device.state == "online"
 
 
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["hangs", "speaks something else"])
+async def test_what_is_no_mapper_at_the_socket_of_one_is_an_event(edge, mapper, door, sockets, monkeypatch, answer):
+    """A process that was stopped accepts connections and says nothing."""
+    monkeypatch.setattr(mappers, "LOOK", 0.02)
+    monkeypatch.setattr(mappers, "LOOK_SECONDS", 0.1)
+    await edge.put_model("m", t="INT")
+    await edge.put("d", t="1")
+    await mapper.register(door)
+    await mapper.stop()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, sockets / "m.sock"):
+        assert (await edge.event())["reason"] == "MapperAway"
+
+
 async def test_a_mapper_that_is_there_and_has_nothing_to_hear_is_no_event(edge, mapper, door, monkeypatch):
     monkeypatch.setattr(mappers, "LOOK", 0.0)
     await edge.put_model("m", t="INT")
