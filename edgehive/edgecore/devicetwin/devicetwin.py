@@ -223,7 +223,7 @@ class DeviceTwin:
         for happening in turn.happenings:
             await self._happened(happening.device, happening.reason, happening.text)
         if stored and self._local_api:
-            for id in turn.desired:
+            for id in dict.fromkeys(turn.forgotten) | turn.desired:
                 await self._show(id)
 
     async def _write(self, turn: Turn) -> bool:

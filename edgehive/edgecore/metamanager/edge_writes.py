@@ -12,6 +12,8 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import msgspec
+
 from edgehive.api.document import Document
 from edgehive.beehive.bus import MailboxFull
 from edgehive.edgecore.metamanager import edits
@@ -39,6 +41,8 @@ SENDING_LIMIT = 8
 RETRY_SECONDS, REFUSED_SECONDS = 15.0, 600.0
 #: Seconds a new link has to show that its cloud is one of ours.
 KNOWN_SECONDS = 10.0
+#: Of an object that is lost, in the log.
+SHOWN = 4096
 
 
 class Tell(Protocol):
@@ -180,7 +184,7 @@ class EdgeWrites:
     async def _give_up(self, resource: Resource, pending: Pending, row: Document, why: str) -> None:
         """What was written here has lost its object, and whoever wrote it is told."""
         text = f"what was written at the edge is void: {why}"
-        log.warning("%s: %s: %s", resource, text, pending.local)
+        log.warning("%s: %s: %s", resource, text, msgspec.json.encode(pending.local).decode()[:SHOWN])
         current = await self._store.get(str(resource))
         await self._save(resource, None, current)
         await self._happened(row, "DefinitionConflict", text)

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgehive.api.registry import DEVICES, ApiResource
 from edgehive.beehive.bus import Bus
 from edgehive.beehive.message import Message
@@ -50,6 +52,14 @@ class Site:
         async with asyncio.timeout(10):
             while (await self.hub.get()).header.parent_id != message.id:
                 pass
+
+    async def publish(self, topic: str, content: Any) -> None:
+        """An application says something over MQTT."""
+        payload = msgspec.json.encode(content).decode()
+        message = Message.of(
+            source="bus", group="user", operation="response", resource=topic, content=payload, timestamp=1
+        )
+        await self.bus.send("twin", message)
 
     async def connect(self) -> None:
         await self.bus.send("metamanager", connection_notice(True, timestamp=1))

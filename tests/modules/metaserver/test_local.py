@@ -168,6 +168,26 @@ async def test_a_desired_value_is_set_and_survives_a_restart(start: Start) -> No
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_device_that_is_made_anew_in_the_cloud_shows_nothing_of_its_earlier_life(
+    site: Site, deleted: bool
+) -> None:
+    async def shows(value: str) -> None:
+        async with asyncio.timeout(10):
+            while desired(await site.device()) != value:
+                await asyncio.sleep(0.01)
+
+    await site.push(model())
+    await site.push(device())
+    await site.merge(DEVICES, "d", {"spec": {"properties": [{"name": "t", "desired": {"value": "25"}}]}})
+    if deleted:
+        await site.push(device(11), "delete")
+    await site.push(device(12, "u2"))
+    await shows("20")
+    await site.publish("$hw/events/device/default/d/twin/update", {"twin": {"t": {"expected": {"value": "25"}}}})
+    await shows("25")
+
+
 async def test_a_value_of_another_type_is_refused(site: Site) -> None:
     await site.push(model())
     await site.push(device())
