@@ -81,6 +81,9 @@ class MqttClient:
         except (OSError, MQTTConnectError, UnicodeError) as error:
             await client.disconnect()
             raise MqttFailed(str(error) or "no answer in time") from error
+        except asyncio.CancelledError:
+            await client.disconnect()
+            raise
         for topic in self._topics:
             client.subscribe(topic, qos=1)
         return client

@@ -17,6 +17,7 @@ from edgehive.api import devices as api
 from edgehive.api.devices import PropertyType
 from edgehive.kit.tasks import cancel_and_join, spawn
 from edgehive.mapper import Visitor
+from edgehive.mapper.mqtt_client import MqttClient
 from edgehive.mapper.push import Pushes
 from edgehive.mapper.push_targets import PushFailed, Sample, targets_of
 from edgehive.wire.devices import DeviceId
@@ -274,6 +275,26 @@ async def test_mqtt_gets_a_publication() -> None:
 async def test_a_broker_that_is_not_there_is_told() -> None:
     with pytest.raises(PushFailed, match=re.escape("'' names no broker; write it as tcp://host:1883")):
         await push(api.PushMethod(mqtt=api.PushMqtt("", "t")))
+
+
+async def test_a_broker_that_says_nothing_is_let_go_of_with_the_device() -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        asked.set()
+        await reader.read()
+        left.set()
+        writer.close()
+
+    async with listening(enter) as port:
+        client = MqttClient(f"127.0.0.1:{port}")
+        publishing = spawn(client.publish("t", b"1", 1, False), name="publishing")
+        async with asyncio.timeout(10):
+            await asked.wait()
+            await cancel_and_join(publishing)
+            await client.close()
+            await left.wait()
 
 
 async def test_a_target_that_was_away_gets_what_it_missed_in_order(server: Web) -> None:
