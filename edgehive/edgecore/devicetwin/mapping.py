@@ -101,7 +101,11 @@ class Mapping:
             except DatabaseError as error:
                 raise GRPCError(Status.UNAVAILABLE, f"the registration cannot be stored: {error}") from error
             log.info("mapper %s %s registered for %s", row.name, row.version, row.protocol)
+            before = self.mappers.of(row.protocol)
             await self.mappers.put(row, keep=not with_data)
+            if before is not None and (before.row.name, before.row.address) != (row.name, row.address):
+                text = f"mapper {row.name} serves it now, in place of {before.row.name}, which hears nothing any more"
+                await self._tell_all(row.protocol, "MapperReplaced", text)
             return await self._everything(row.protocol) if with_data else dmi.MapperRegisterResponse()
 
     async def report(self, device: str, observations: Sequence[Observation]) -> None:
@@ -192,12 +196,14 @@ class Mapping:
     async def _is_away(self, mapper: MapperRow, why: str) -> None:
         """Whoever looks at a device in the cloud sees why nothing comes of it."""
         text = f"its mapper {mapper.name} does not answer: {why}; it hears of changes when it is back"
-        ids = self._house.catalog.devices_of(protocol=mapper.protocol)
-        for id in ids[:TOLD_AT_ONCE]:
-            if (device := self._house.devices.get(id)) is not None:
-                await self._tell(device, "MapperAway", text)
-        for id in ids:
+        await self._tell_all(mapper.protocol, "MapperAway", text)
+        for id in self._house.catalog.devices_of(protocol=mapper.protocol):
             await self._doubt(id)
+
+    async def _tell_all(self, protocol: str, reason: str, text: str) -> None:
+        for id in self._house.catalog.devices_of(protocol=protocol)[:TOLD_AT_ONCE]:
+            if (device := self._house.devices.get(id)) is not None:
+                await self._tell(device, reason, text)
 
     async def _doubt(self, id: str) -> None:
         """What nothing is heard of is not shown as online; its mapper is asked to say the state again in any case."""

@@ -315,6 +315,11 @@ async def test_a_newer_mapper_takes_the_place_of_the_older(start, sockets, mappe
         await edge.put("d", t="1")
         await mapper.register(door)
         await newer.register(door)
+        event = await edge.event()
+        assert (event["reason"], event["involvedObject"]["name"]) == ("MapperReplaced", "d")
+        assert event["message"] == "mapper newer serves it now, in place of fake, which hears nothing any more"
+        await newer.register(door)
+        assert not len(edge.events)
         await edge.put("d", t="2")
         assert (await newer.called())[0] == "UpdateDevice"
         assert mapper.calls.empty()
