@@ -8,7 +8,7 @@ decision 0023. Desired values of properties the cloud knows are no part of it: d
     cloud -> edge    response   <ns>/device/<name>    the object as it is now, "OK" where there is none, or an error
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,8 @@ OWNED_DEFINITION_ANNOTATION = "edgehive.io/edge-owned-definition"
 _RESERVED = "edgehive.io/"
 #: Rewritten by every `kubectl apply`; a conflict in it is one about the parts it repeats.
 _UNTOLD = frozenset({"annotations.kubectl.kubernetes.io/last-applied-configuration"})
+#: Characters of a value that lost.
+LOST_SHOWN = 4096
 TYPES = frozenset({ResourceType.DEVICE, ResourceType.DEVICE_MODEL})
 
 
@@ -159,25 +161,33 @@ def merged(base: Json | None, local: Json, current: Json) -> Merged:
             changes[part] = mine
         if theirs != before and part not in _UNTOLD:
             winner = "edge" if owned(part) else "cloud"
-            lost.append(Lost(part, theirs if winner == "edge" else mine, winner))
+            lost.append(Lost(part, _brief(theirs if winner == "edge" else mine), winner))
     return Merged(_with(current, changes), lost)
+
+
+def _brief(value: Any) -> Any:
+    """What is gone is told, and told with the next edit, too: as much of it as anybody reads."""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if len(text) <= LOST_SHOWN else text[:LOST_SHOWN]
 
 
 def _with(current: Json, changes: Json) -> Json:
     """The object with these parts; None takes one away."""
-    spec, metadata = dict(current.get("spec") or {}), dict(current.get("metadata") or {})
-    listed = list(spec.get("properties") or ())
+    spec, metadata = dict(current.get("spec") or {}), current.get("metadata") or {}
+    defined: dict[str, Json | None] = {}
+    notes = {group: dict(metadata.get(group) or {}) for group in ("labels", "annotations")}
     for part, value in changes.items():
         group, _, name = part.partition(".")
         if group == "spec":
             _put(spec, name, value)
         elif group == "properties":
-            listed = _with_property(listed, name, value)
+            defined[name] = value
         else:
-            metadata[group] = dict(metadata.get(group) or {})
-            _put(metadata[group], name, value)
+            _put(notes[group], name, value)
+    listed = _with_properties(spec.get("properties") or (), defined)
     if listed or "properties" in spec:
         spec["properties"] = listed
+    metadata = metadata | {group: kept for group, kept in notes.items() if kept or group in metadata}
     return {**current, "metadata": metadata, "spec": spec}
 
 
@@ -188,19 +198,16 @@ def _put(holder: Json, name: str, value: Any) -> None:
         holder[name] = value
 
 
-def _with_property(listed: list[Json], name: str, value: Json | None) -> list[Json]:
-    """The list with another definition of one property; its desired value stays unless the definition brings one."""
-    after, seen = [], False
+def _with_properties(listed: Sequence[Json], changes: Mapping[str, Json | None]) -> list[Json]:
+    """The list with these definitions; desired values stay where a definition brings none."""
+    after, left = [], dict(changes)
     for one in listed:
-        if seen or str(one.get("name") or "") != name:
+        name = str(one.get("name") or "")
+        if name not in left:
             after.append(one)
-            continue
-        seen = True
-        if value is not None:
+        elif (value := left.pop(name)) is not None:
             after.append(({"desired": one["desired"]} if "desired" in one else {}) | value)
-    if not seen and value is not None:
-        after.append(value)
-    return after
+    return after + [value for value in left.values() if value is not None]
 
 
 def untouched(base: Json | None, current: Json) -> bool:

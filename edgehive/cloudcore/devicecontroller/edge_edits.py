@@ -22,7 +22,16 @@ from edgehive.cloudcore.replicas.standing import Standing
 from edgehive.kit.clock import Clock, unix_millis
 from edgehive.kit.mailbox import Mailbox, Policy
 from edgehive.kube.client import Client
-from edgehive.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, Forbidden, NotFound, Unreachable
+from edgehive.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    RequestTooLarge,
+    Unreachable,
+)
 from edgehive.kube.informer import Informer
 from edgehive.wire import device_edits
 from edgehive.wire import resource as paths
@@ -39,6 +48,8 @@ WORK_SECONDS = 20.0
 #: How often an edit is held against a newer object because somebody was quicker.
 ATTEMPTS = 5
 REMEMBERED = 10_000
+#: Bytes of an edit, which has two objects, of which the API takes 1.5 MiB each; an edge makes none above 512 KiB.
+SIZE_LIMIT = 3 * 1024 * 1024
 #: Name of the index of models by the node they were made at.
 BY_CREATOR = "creator"
 _KINDS: dict[str, ApiResource] = {ResourceType.DEVICE: DEVICES, ResourceType.DEVICE_MODEL: DEVICE_MODELS}
@@ -105,6 +116,9 @@ class EdgeEdits:
         node, path = paths.strip_node(message.route.resource)
         if not self._standing.owns(node):
             return None
+        if len(bytes(message.content)) > SIZE_LIMIT:
+            too_large = RequestTooLarge(f"an edit has at most {SIZE_LIMIT} bytes; make the object smaller")
+            return self._reply(message, error_content(too_large.status))
         try:
             resource = Resource.parse(path)
             kind = _KINDS[resource.type]

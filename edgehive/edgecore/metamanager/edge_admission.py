@@ -4,6 +4,7 @@ A refusal is one sentence that names the field and who may write it. Go's MetaSe
 ours takes these while the cloud is away, so it says no before anything acts on a write that the cloud would refuse.
 """
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -113,12 +114,11 @@ def _reserved(obj: Json | None) -> dict[str, str]:
 
 def _check_properties(obj: Json, old: Json | None) -> None:
     listed = (obj.get("spec") or {}).get("properties") or []
-    names = [str(one.get("name") or "") for one in listed]
-    for name in names:
+    for name, count in Counter(str(one.get("name") or "") for one in listed).items():
         if not name:
             raise BadRequest("spec.properties holds one without a name; give each a name of its own")
-        if names.count(name) > 1:
-            raise BadRequest(f"spec.properties holds {name!r} {names.count(name)} times; give each a name of its own")
+        if count > 1:
+            raise BadRequest(f"spec.properties holds {name!r} {count} times; give each a name of its own")
     after, before = device_edits.properties(obj), device_edits.properties(old)
     for name, one in before.items():
         if name in after and device_edits.desired_of(one) and not device_edits.desired_of(after[name]):

@@ -9,6 +9,7 @@ import pytest
 from edgehive.api.registry import DEVICE_MODELS, DEVICES
 from edgehive.beehive.message import Message
 from edgehive.cloudcore.devicecontroller import edit_rules
+from edgehive.cloudcore.devicecontroller.edge_edits import SIZE_LIMIT
 from edgehive.testing.cloud import Cloud, ScriptedEdge, cloud
 from edgehive.wire.device_edits import Edit
 from edgehive.wire.payloads import read_reply
@@ -194,6 +195,8 @@ async def test_what_makes_no_sense_is_refused_and_the_rest_goes_on() -> None:
         ):  # fmt: skip
             assert read_reply(await say(edge, content)).error is not None
         assert "cannot be read" in await refusal(edge, {}, "default/pod/x")
+        endless = Edit("u", 1, None, wanted(None, device() | {"methods": [{"name": "x" * SIZE_LIMIT}]}))
+        assert f"413 an edit has at most {SIZE_LIMIT} bytes" in await refusal(edge, endless)
         before = await found(it)
         await say(edge, Edit(before["metadata"]["uid"], 2, before, wanted(before, device(port=3))))
         assert (await found(it))["spec"] == device(port=3)
