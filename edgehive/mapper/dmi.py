@@ -16,6 +16,7 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.server import Stream
 
+from edgehive.kit.fatal import Fatal
 from edgehive.kit.grpc_requests import received
 from edgehive.kit.grpc_server import ClosingServer
 from edgehive.mapper.devices import Devices, NotTaken
@@ -204,9 +205,11 @@ class MapperService:
 
 @asynccontextmanager
 async def serving(path: Path, service: MapperService) -> AsyncIterator[None]:
-    """Serve the edge at `path` until the block ends; raises OSError."""
+    """Serve the edge at `path` until the block ends; raises OSError, and Fatal where another mapper serves there."""
     server = ClosingServer([service])
     path.parent.mkdir(parents=True, exist_ok=True)
+    if await _is_served(path):
+        raise Fatal(f"another mapper serves {path}; end that one, or give this one a --name or --socket of its own")
     path.unlink(missing_ok=True)  # noqa: ASYNC240 - a socket's name, not its bytes
     await server.start(path=str(path))
     path.chmod(0o660)  # noqa: ASYNC240
@@ -216,6 +219,16 @@ async def serving(path: Path, service: MapperService) -> AsyncIterator[None]:
         server.close()
         await server.wait_closed()
         path.unlink(missing_ok=True)  # noqa: ASYNC240
+
+
+async def _is_served(path: Path) -> bool:
+    """What a killed mapper left behind answers nobody."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _present(request: Any, field: str) -> Any:

@@ -9,6 +9,7 @@ Go: staging/src/github.com/kubeedge/mapper-framework/_template/mapper/cmd/main.g
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,11 +20,12 @@ from edgehive.kit import log as logs
 from edgehive.kit import parent
 from edgehive.kit.backoff import Backoff
 from edgehive.kit.clock import Clock, SystemClock
+from edgehive.kit.fatal import Fatal
 from edgehive.mapper.devices import Devices
 from edgehive.mapper.dmi import EdgeManager, MapperService, serving
 from edgehive.mapper.driver import Driver
 from edgehive.mapper.http_door import HttpDoor
-from edgehive.mapper.inspection import require_driver
+from edgehive.mapper.inspection import NotADriver, require_driver
 from edgehive.mapper.polling import DEADLINE
 from edgehive.mapper.report import EdgeAway, EdgeRefused
 from edgehive.protos import dmi_pb2 as dmi
@@ -74,7 +76,7 @@ class Mapper:
             self.http = http_api.HttpApi(self.devices, clock, http, patience=2 * deadline)
 
     async def run(self) -> None:
-        """Raises OSError where the socket cannot be made, and Fatal where HTTP cannot be served."""
+        """Raises OSError where the socket cannot be made, and Fatal where it or the port of HTTP is another's."""
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(serving(self.socket, self._service))
@@ -151,15 +153,18 @@ async def serve(mapper: Mapper, *, end_with_parent: bool = False) -> None:
 
 
 def run_driver(driver: type[Driver], *, edge_socket: str | Path, socket: str | Path, name: str, http: str) -> None:
-    """`edgehive.mapper.run`."""
-    require_driver(driver)
-    logs.setup()
-    mapper = Mapper(
-        driver,
-        protocol=driver.protocol,
-        edge_socket=Path(edge_socket) if edge_socket else EDGE_SOCKET,
-        socket=Path(socket) if socket else None,
-        name=name,
-        http=HttpDoor.parse(http) if http else None,
-    )
-    asyncio.run(serve(mapper))
+    """`edgehive.mapper.run`; what is wrong is one line on stderr and exit code 1."""
+    try:
+        require_driver(driver)
+        logs.setup()
+        mapper = Mapper(
+            driver,
+            protocol=driver.protocol,
+            edge_socket=Path(edge_socket) if edge_socket else EDGE_SOCKET,
+            socket=Path(socket) if socket else None,
+            name=name,
+            http=HttpDoor.parse(http) if http else None,
+        )
+        asyncio.run(serve(mapper))
+    except* (OSError, ValueError, NotADriver, Fatal) as group:
+        sys.exit("; ".join(str(error) for error in group.exceptions))

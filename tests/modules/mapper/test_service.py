@@ -1,6 +1,7 @@
 """A mapper before an edge: real sockets, the virtual device behind it."""
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from grpclib.exceptions import GRPCError
 from mapper_rig import CLOCK, FakeEdge
 
 from edgehive.kit.tasks import cancel_and_join, spawn
-from edgehive.mapper import Value, Visitor
+from edgehive.mapper import Value, Visitor, run
 from edgehive.mapper.app import main
 from edgehive.mapper.conformance.edge import Caller, Edge, unavailable, wrapped
 from edgehive.mapper.devices import Devices
@@ -182,6 +183,24 @@ def test_a_socket_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path, caps
         main(["run", "virtual", "--edge-socket", str(tmp_path / "dmi.sock"), "--socket", str(tmp_path / "file" / "s")])
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_a_second_mapper_does_not_take_the_socket_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be deaf as soon as either of them ended."""
+    path = tmp_path / "virtual-mapper.sock"
+    with socket.socket(socket.AF_UNIX) as first:
+        first.bind(str(path))
+        first.listen()
+        with pytest.raises(SystemExit) as ended:
+            main(["run", "virtual", "--edge-socket", str(tmp_path / "dmi.sock")])
+        said = f"another mapper serves {path}; end that one, or give this one a --name or --socket of its own"
+        assert (ended.value.code, capsys.readouterr().err) == (1, f"Error: {said}\n")
+        with pytest.raises(SystemExit) as ended:
+            run(Virtual, edge_socket=tmp_path / "dmi.sock")
+        assert ended.value.code == said
+        assert path.exists()
 
 
 class Noting(Virtual):
