@@ -318,7 +318,8 @@ def add(data: Path, driver: Path) -> None:
             _prepare_folder(layout, msgspec.structs.replace(site, mappers=site.mappers | {protocol: kept}))
     except (NotADriver, ConfigError) as error:
         _fail(str(error))
-    click.echo(f"The site runs {driver.name} for devices that speak {protocol!r}.")
+    when = "" if process.running(layout.data) is not None else ", once it is up"
+    click.echo(f"The site runs {driver.name} for devices that speak {protocol!r}{when}.")
 
 
 @mapper.command()
@@ -332,7 +333,7 @@ def remove(data: Path, protocol: str) -> None:
         _fail(f"the site in {layout.data} has no mapper for {protocol!r}; it has {', '.join(site.mappers) or 'none'}")
     rest = {name: driver for name, driver in site.mappers.items() if name != protocol}
     _prepare_folder(layout, msgspec.structs.replace(site, mappers=rest))
-    click.echo(f"The site's mapper for {protocol!r} has ended.")
+    click.echo(f"The site keeps no mapper for {protocol!r} running any more.")
 
 
 async def _stop_containerd(layout: Layout, site: EdgeSite, purge: bool) -> None:

@@ -29,7 +29,7 @@ def test_a_mapper_is_remembered_by_its_protocol(layout: Layout, tmp_path: Path) 
     result = run(layout, "add", str(THERMOMETER))
     assert (result.exit_code, result.output) == (
         0,
-        "The site runs thermometer.py for devices that speak 'thermometer'.\n",
+        "The site runs thermometer.py for devices that speak 'thermometer', once it is up.\n",
     )
     assert run(layout, "add", "virtual").exit_code == 0
     assert layout.read_config().mappers == {"thermometer": str(THERMOMETER), "virtual": "virtual"}
@@ -37,7 +37,11 @@ def test_a_mapper_is_remembered_by_its_protocol(layout: Layout, tmp_path: Path) 
     newer.write_text(THERMOMETER.read_text())
     run(layout, "add", str(newer))
     assert layout.read_config().mappers["thermometer"] == str(newer)
-    assert run(layout, "remove", "thermometer").exit_code == 0
+    removed = run(layout, "remove", "thermometer")
+    assert (removed.exit_code, removed.output) == (
+        0,
+        "The site keeps no mapper for 'thermometer' running any more.\n",
+    )
     assert layout.read_config().mappers == {"virtual": "virtual"}
 
 
