@@ -33,6 +33,8 @@ BURST, REFILL_SECONDS = 25, 300.0
 #: Objects and events remembered; the least recently used are forgotten.
 REMEMBERED = 4096
 QUEUE = 1000
+#: As client-go: of a long object's name the event's has what there is room for.
+NAME_LIMIT = 253
 
 _REFERENCE_KEYS = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 
@@ -216,7 +218,9 @@ class Recorder:
     def _name(self, occurrence: Occurrence) -> str:
         """`<object>.<nanoseconds in hex>`, never the same twice from one recorder."""
         self._last_name = max(self._last_name + 1, int(occurrence.at.timestamp() * 1_000_000) * 1000)
-        return f"{occurrence.object.get('name', '')}.{self._last_name:x}"
+        suffix = f".{self._last_name:x}"
+        object = occurrence.object.get("name", "")[: NAME_LIMIT - len(suffix)]
+        return object.rstrip(".-") + suffix
 
 
 def reference_to(object: Document | Mapping[str, Any]) -> dict[str, str]:

@@ -66,6 +66,16 @@ async def test_an_event_tells_what_happened_to_whom(client: Any, clock: FixedClo
     }
 
 
+async def test_an_object_with_the_longest_name_has_events(client: Any, clock: FixedClock):
+    name = ".".join(["a" * 58] * 4 + ["b" * 17])
+    assert len(name) == 253
+    reference = {"kind": "Pod", "namespace": "default", "name": name}
+    await Recorder(client, "kubelet", "edge-1", clock).event(reference, "Warning", "BackOff", "restarting")
+    (event,) = await events(client)
+    assert event["involvedObject"]["name"] == name
+    assert len(event["metadata"]["name"]) <= 253
+
+
 async def test_a_repeated_event_is_counted(client: Any, clock: FixedClock):
     recorder = Recorder(client, "kubelet", "edge-1", clock)
     for minute in range(3):
