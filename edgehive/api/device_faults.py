@@ -7,8 +7,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
-from edgehive.api.devices import AccessMode, Device, DeviceModel, DeviceProperty, ModelProperty, PropertyType
+from edgehive.api.devices import (
+    AccessMode,
+    Device,
+    DeviceMethod,
+    DeviceModel,
+    DeviceProperty,
+    ModelProperty,
+    PropertyType,
+)
 
 #: Of one value as text: a thousand of them still fit into one object of the API.
 VALUE_LIMIT = 64 * 1024
@@ -34,6 +43,8 @@ def faults_of(device: Device, model: DeviceModel | None) -> Iterator[str]:
     known = {one.name: one for one in (model.spec.properties or ())} if model is not None else None
     for one in properties:
         yield from _property_faults(one, known, device.spec.model_name)
+    for method in device.spec.methods or ():
+        yield from _method_faults(method, {one.name for one in properties})
 
 
 def _property_faults(one: DeviceProperty, known: Mapping[str, ModelProperty] | None, model: str) -> Iterator[str]:
@@ -47,6 +58,14 @@ def _property_faults(one: DeviceProperty, known: Mapping[str, ModelProperty] | N
         yield f"property {shown(one.name)} is ReadOnly in the model and has a desired value; take it away"
     if fault := value_fault(described, desired):
         yield f"property {shown(one.name)}: its desired value {fault}"
+
+
+def _method_faults(method: DeviceMethod, properties: AbstractSet[str]) -> Iterator[str]:
+    if not method.name:
+        yield "a method has no name"
+    for name in method.property_names or ():
+        if name not in properties:
+            yield f"method {shown(method.name)} names property {shown(name)}, which the device does not have"
 
 
 def value_fault(described: ModelProperty | None, value: str) -> str:

@@ -86,3 +86,12 @@ def test_each_fault_is_named(properties: Any, said: str) -> None:
     model = [{"name": "t", "type": "INT"}, {"name": "r", "accessMode": "ReadOnly"}, {"name": "x y"}, {"name": ""}]
     (found,) = faults(properties, model)
     assert said in found
+
+
+def test_methods_are_of_properties_that_the_device_has() -> None:
+    methods = [{"name": "boost", "propertyNames": ["t", "u"]}, {"propertyNames": ["t"]}, {"name": "idle"}]
+    device = msgspec.convert({"spec": {"properties": [{"name": "t"}], "methods": methods}}, Device)
+    assert list(faults_of(device, None)) == [
+        "method 'boost' names property 'u', which the device does not have",
+        "a method has no name",
+    ]
