@@ -7,13 +7,13 @@ edge, and whether the cloud has what was written here. A write is on disk, and i
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from edgehive.api.device_faults import value_fault
-from edgehive.api.devices import AccessMode, DeviceModel
+from edgehive.api.devices import AccessMode, DeviceModel, ModelProperty
 from edgehive.api.document import Document
 from edgehive.api.registry import (
     CONFIG_MAPS,
@@ -202,8 +202,7 @@ class EdgeStore:
             return
         name = ((device.get("spec") or {}).get("deviceModelRef") or {}).get("name") or ""
         model = self._objects.get(Key(_STORAGE[DEVICE_MODELS], device["metadata"].get("namespace", ""), name))
-        listed = model.document.read(DeviceModel).spec.properties if model is not None else None
-        described = {one.name: one for one in listed or ()}
+        described = {one.name: one for one in (_properties_of(model.document) if model is not None else ())}
         for property, value in desired.items():
             one = described.get(property)
             if one is not None and one.access_mode == AccessMode.READ_ONLY:
@@ -226,6 +225,14 @@ class EdgeStore:
             await self._writes.write(resource, _without_status(new))
         if changed and (row := await self._row(path)) is not None:
             await self.show(resource, row)
+
+
+def _properties_of(model: Document) -> Sequence[ModelProperty]:
+    """None of a model that cannot be read, which the cloud says of its devices (`Accepted`)."""
+    try:
+        return model.read(DeviceModel).spec.properties or ()
+    except msgspec.ValidationError:
+        return ()
 
 
 def _desired_of(obj: Json) -> dict[str, str]:

@@ -196,6 +196,16 @@ async def test_a_value_of_another_type_is_refused(site: Site) -> None:
     assert desired(await site.device()) == "20"
 
 
+async def test_a_model_of_an_older_version_forbids_no_value(site: Site) -> None:
+    old = model()
+    old["apiVersion"] = "devices.kubeedge.io/v1alpha2"
+    old["spec"] = {"properties": [{"name": "t", "type": {"int": {"accessMode": "ReadWrite", "maximum": 30}}}]}
+    await site.push(old)
+    await site.push(device())
+    await site.merge(DEVICES, "d", {"spec": {"properties": [{"name": "t", "desired": {"value": "25"}}]}})
+    assert desired(await site.device()) == "25"
+
+
 async def test_no_value_that_the_model_forbids_reaches_a_mapper(site: Site) -> None:
     described = model()
     described["spec"]["properties"][0] |= {"maximum": "30"}
