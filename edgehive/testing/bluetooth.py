@@ -236,10 +236,10 @@ class _Client(BaseBleakClient):
             await _result_of(spawn(self._connection.disconnect(), name="disconnect"))
 
     async def pair(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("virtual devices ask for no pairing")
 
     async def unpair(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("virtual devices ask for no pairing")
 
     async def read_gatt_char(self, characteristic: BleakGATTCharacteristic, **_: Any) -> bytearray:
         return bytearray(await self._do(self._peer.read_value, characteristic.obj))
@@ -254,10 +254,10 @@ class _Client(BaseBleakClient):
         await self._do(self._peer.unsubscribe, characteristic.obj)
 
     async def read_gatt_descriptor(self, *args: Any, **kwargs: Any) -> bytearray:
-        raise NotImplementedError
+        raise NotImplementedError("drivers read no descriptors")
 
     async def write_gatt_descriptor(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("drivers write no descriptors")
 
     async def _do(self, request: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         if self._connection is None:
